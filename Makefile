@@ -1,0 +1,47 @@
+# The house's few commands. `make demo` and `make test` work on a fresh machine: they install what they need.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench lock docs clean
+
+PY ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.uv/bin/uv:
+	@$(PY) -m venv .uv && .uv/bin/pip install --quiet 'uv>=0.9'
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)
+	@echo "installing the locked packages into $(VENV)"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PY) $(VENV)
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+install: $(VENV)/.installed  ## a virtual environment with the locked packages
+
+demo: install  ## the whole loop on this machine: real models, a rollback and a promotion
+	@$(BIN)/understudy demo
+
+test: install  ## all tests, on real services
+	$(BIN)/python -m pytest
+
+check: install  ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install  ## speed, as ratios measured side by side
+	$(BIN)/python -m tests.bench
+
+lock: $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)  ## renew requirements.lock from pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --all-extras --group dev pyproject.toml -o requirements.lock
+
+docs: install  ## regenerate the pages that are made from code
+	$(BIN)/python -m docs.generate
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .uv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

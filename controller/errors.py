@@ -1,0 +1,88 @@
+"""Every exception of Understudy, in one tree: whose fault it is, and whether to try again.
+
+    UnderstudyError
+    ├── PolicyError          the author of a policy file   fix the file
+    ├── EventError           the sender of an event        the event goes to the dead-letter table
+    ├── CommandError         the operator                  the command does not fit the phase
+    ├── BackendError         a service that we use
+    │   ├── Retryable        try again after `after_s`
+    │   └── Permanent        trying again will not help
+    └── InvariantError       Understudy itself: a bug. Hold the split and say so
+
+Foreign exceptions are mapped to these at the boundary, with `raise … from exc`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class UnderstudyError(Exception):
+    """The root of the tree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a policy: where, what was found, what was expected."""
+
+    path: str
+    found: str
+    expected: str
+    line: int | None = None
+    column: int | None = None
+    nearest: str | None = None
+
+    def sentence(self) -> str:
+        """One line for people, without file name and position."""
+        hint = f" (did you mean {self.nearest!r}?)" if self.nearest else ""
+        where = f"{self.path}: " if self.path else ""
+        return f"{where}found {self.found}, expected {self.expected}{hint}"
+
+
+class PolicyError(UnderstudyError):
+    """A policy cannot be used. `problems` names every fault, not only the first."""
+
+    def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
+        self.source = source
+        self.problems = problems
+        super().__init__("\n".join(f"{self._where(p)}: {p.sentence()}" for p in problems))
+
+    def _where(self, problem: Problem) -> str:
+        parts = [self.source]
+        if problem.line is not None:
+            parts.append(str(problem.line))
+            if problem.column is not None:
+                parts.append(str(problem.column))
+        return ":".join(parts)
+
+
+class EventError(UnderstudyError):
+    """An event that cannot be used; `reason` is the word under which it is counted."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+class CommandError(UnderstudyError):
+    """A command that does not fit the phase of its model. Nothing was changed."""
+
+
+class BackendError(UnderstudyError):
+    """A service that we use did not do what we asked."""
+
+
+class Retryable(BackendError):  # noqa: N818 - the design's word
+    """The same call may succeed later."""
+
+    def __init__(self, message: str, *, after_s: float = 1.0) -> None:
+        self.after_s = after_s
+        super().__init__(message)
+
+
+class Permanent(BackendError):  # noqa: N818 - the design's word
+    """The same call will fail again until somebody changes something."""
+
+
+class InvariantError(UnderstudyError):
+    """A state that cannot be: a bug in Understudy. The split is held."""
