@@ -461,3 +461,51 @@ Effect: TypeAlias = SetSplit | KeepRejected
 def weights_sentence(weights: Mapping[str, int]) -> str:
     """A split for people: `v1 95 %, v2 5 %`."""
     return ", ".join(f"{arm} {weight / 100:g} %" for arm, weight in weights.items())
+
+
+# --- what people see --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ArmReport:
+    """One arm, for people: totals over the life of the log, mean and interval of the rollout.
+
+    units, mean, interval  of what is analysed (see `Outcomes.analysed`) in the present rollout, or
+                           of all outcomes when no rollout is on
+    """
+
+    arm: str
+    role: Role
+    weight: int
+    weight_in_force: int
+    exposures: int
+    outcomes: int
+    pending: int
+    rewards: int
+    errors: int
+    units: int
+    mean: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Where a model stands, for people: contract 4.4, `/v1/models/{model}/arms`."""
+
+    model: str
+    time: float
+    phase: Phase
+    stage: str
+    step: int
+    epoch: int
+    epoch_in_force: int
+    verdict: Verdict
+    cause: str
+    reason: str
+    champion: str
+    candidate: str | None
+    queue: tuple[str, ...]
+    arms: tuple[ArmReport, ...]
+    lift: dict[str, Lift]
+    health: dict[str, Json]
+    rejected: dict[str, int]
