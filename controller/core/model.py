@@ -418,7 +418,7 @@ class Decision:
     """A verdict that is written down: enough to explain it and to derive it again.
 
     number counts the decisions of a model from 1; offset is that of the tick that made it.
-    stage is empty and step 0 when no rollout is on; step counts from 1.
+    stage is empty and step 0 when no rollout is on; step is the index of a canary's step, from 0.
     """
 
     number: int
@@ -443,8 +443,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class SetSplit:
-    """Give the routers this split; done when every connected router has accepted it."""
+    """Give the routers this split; done when every connected router has accepted it.
 
+    decision  the number of the decision that wants it
+    """
+
+    decision: int
     split: Split
 
 

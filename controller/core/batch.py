@@ -1,0 +1,135 @@
+"""Micro-batches: a log cut at its ticks.
+
+Whatever the blocks in which events arrive, the engine works on all events between two ticks at
+once. So its results do not depend on how the log was cut into blocks: live, replay and recovery
+see the same micro-batches. Events after the last tick wait in the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import numpy as np
+
+from controller.core.model import (
+    CommandEvent,
+    EventBatch,
+    Exposures,
+    Rejected,
+    Rewards,
+    SplitEvent,
+    Tick,
+    VersionEvent,
+)
+
+Columns = TypeVar("Columns", Exposures, Rewards)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """All events after one tick up to and with the next; `arm` and `name` index into `names`."""
+
+    tick: Tick
+    names: tuple[str, ...]
+    exposures: Exposures
+    rewards: Rewards
+    shadows: Exposures
+    control: tuple[SplitEvent | VersionEvent | CommandEvent, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def micro_batches(
+    waiting: Sequence[EventBatch], batch: EventBatch
+) -> Iterator[tuple[MicroBatch | None, tuple[EventBatch, ...]]]:
+    """Each complete micro-batch, then once (None, what waits for its tick)."""
+    open_pieces = list(waiting)
+    start = batch.start
+    for tick in (event for event in batch.control if isinstance(event, Tick)):
+        open_pieces.append(_piece(batch, start, tick.offset))
+        yield _merge(open_pieces, tick), ()
+        open_pieces = []
+        start = tick.offset + 1
+    end = batch.start + batch.count
+    if start < end:
+        open_pieces.append(_piece(batch, start, end))
+    yield None, tuple(open_pieces)
+
+
+def _piece(batch: EventBatch, start: int, end: int) -> EventBatch:
+    """The events of `batch` with offsets in [start, end)."""
+    if start == batch.start and end == batch.start + batch.count:
+        return batch
+    return EventBatch(
+        start=start,
+        count=end - start,
+        names=batch.names,
+        exposures=_between(batch.exposures, start, end),
+        rewards=_between(batch.rewards, start, end),
+        shadows=_between(batch.shadows, start, end),
+        control=tuple(event for event in batch.control if start <= event.offset < end),
+        rejected=tuple(event for event in batch.rejected if start <= event.offset < end),
+    )
+
+
+def _between(columns: Columns, start: int, end: int) -> Columns:
+    low, high = np.searchsorted(columns.offset, (start, end))
+    return type(columns)(*(getattr(columns, f.name)[low:high] for f in fields(columns)))
+
+
+def _merge(pieces: Sequence[EventBatch], tick: Tick) -> MicroBatch:
+    names: dict[str, int] = {}
+    for piece in pieces:
+        for name in piece.names:
+            names.setdefault(name, len(names))
+    translations = [np.array([names[n] for n in p.names], dtype=np.int64) for p in pieces]
+    pairs = list(zip(pieces, translations, strict=True))
+    return MicroBatch(
+        tick=tick,
+        names=tuple(names),
+        exposures=_concatenate([_renamed(p.exposures, "arm", t) for p, t in pairs], Exposures),
+        rewards=_concatenate([_renamed(p.rewards, "name", t) for p, t in pairs], Rewards),
+        shadows=_concatenate([_renamed(p.shadows, "arm", t) for p, t in pairs], Exposures),
+        control=tuple(e for p in pieces for e in p.control if not isinstance(e, Tick)),
+        rejected=tuple(e for p in pieces for e in p.rejected),
+    )
+
+
+def _renamed(columns: Columns, column: str, translation: np.ndarray) -> Columns:
+    if not len(columns.offset):
+        return columns
+    return replace(columns, **{column: translation[getattr(columns, column)]})
+
+
+def _concatenate(parts: Sequence[Columns], kind: type[Columns]) -> Columns:
+    if len(parts) == 1:
+        return parts[0]
+    return kind(*(_column(parts, kind, f.name) for f in fields(kind)))
+
+
+def _column(parts: Sequence[Columns], kind: type[Columns], name: str) -> np.ndarray:
+    if parts:
+        return np.concatenate([getattr(part, name) for part in parts])
+    return np.empty(0, dtype=DTYPES[kind][name])
+
+
+_FLOATS = frozenset({"time", "propensity", "latency_ms", "value"})
+_KEYS = frozenset({"request", "unit", "id"})
+
+
+def _dtype(name: str) -> type[np.float64] | type[np.uint64] | type[np.int64]:
+    if name in _FLOATS:
+        return np.float64
+    return np.uint64 if name in _KEYS else np.int64
+
+
+DTYPES = {
+    kind: {f.name: _dtype(f.name) for f in fields(kind)} for kind in (Exposures, Rewards)
+}
+"""The types of the columns, for batches without rows."""
+
+
+def select(columns: Columns, mask: np.ndarray) -> Columns:
+    """The rows of `columns` for which the mask (bool or indices) is set."""
+    return type(columns)(*(getattr(columns, f.name)[mask] for f in fields(columns)))

@@ -1,0 +1,63 @@
+"""The Thompson stage: each arm's share follows its probability to be the best.
+
+The weights are the probabilities themselves, by quadrature, not draws: the split is the same on
+replay, and its propensities are known. Both arms keep the floor. The stage ends on e-values, not on
+the posterior alone, because looking at a posterior until it passes 99 % names a winner among equals
+far more often than 1 %: the probability, the loss still possible, the outcomes *and* the e-value at
+`1 - promote_probability` must all be there.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from controller.core.decide.guardrail import doubt, harm, progress, proven
+from controller.core.decide.situation import Situation
+from controller.core.model import BASIS, Ruling, Verdict
+from controller.core.policy import Stage, Thompson
+
+SMALLEST_CHANGE: Final = 50
+"""Basis points: a smaller change of the split is not worth an epoch of its own."""
+
+
+def rule(stage: Stage, situation: Situation) -> Ruling:
+    """What the Thompson stage says now."""
+    thompson = stage.thompson
+    assert thompson is not None
+    alpha = 1 - thompson.promote_probability
+    decisive = harm(situation, alpha) or doubt(situation)
+    if decisive is not None:
+        return decisive
+    weights = situation.split_at(_share(thompson, situation))
+    seen = situation.evidence
+    sentence = (
+        f"{seen.candidate.arm} is best with probability {seen.p_best:.3g} on "
+        f"{situation.stage_outcomes} outcomes, loss {seen.loss:.2%}"
+    )
+    if _is_best(thompson, situation) and proven(seen.log_superior, alpha):
+        verdict = Verdict.PROMOTE if situation.is_last else Verdict.ADVANCE
+        return Ruling(verdict, "better", sentence, weights)
+    reason = f"exploring: {sentence}, {progress(seen.log_superior, alpha)}"
+    return Ruling(Verdict.HOLD, "exploring", reason, weights)
+
+
+def _is_best(thompson: Thompson, situation: Situation) -> bool:
+    seen = situation.evidence
+    return (
+        situation.stage_outcomes >= thompson.min_outcomes
+        and seen.p_best >= thompson.promote_probability
+        and seen.loss <= thompson.max_loss
+    )
+
+
+def _share(thompson: Thompson, situation: Situation) -> int:
+    """The candidate's share: floor + (1 - 2 floor) P(best), not more often than `update_every`."""
+    is_first = situation.rollout.weights_updated < situation.rollout.stage_started
+    age_s = situation.now - situation.rollout.weights_updated
+    if not is_first and age_s < thompson.update_every:
+        return situation.share
+    floor = min(thompson.floor, 0.5)
+    wanted = round(BASIS * (floor + (1 - 2 * floor) * situation.evidence.p_best))
+    if not is_first and abs(wanted - situation.share) < SMALLEST_CHANGE:
+        return situation.share
+    return wanted

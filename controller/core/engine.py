@@ -1,0 +1,184 @@
+"""The engine: the only place that spells the order in which things happen.
+
+`step` folds events into a state. Nothing happens between ticks; at a tick, in this order:
+
+    1. the clock moves            (it never goes back)
+    2. splits and versions are learnt
+    3. exposures and rewards are joined, what is due closes, the estimators are fed
+    4. operators are obeyed, in the order of the log
+    5. a confirmed promotion or roll-back settles, the queue moves on
+    6. the running stage gives its verdict
+
+What was ruled becomes a decision when it is news: any verdict but hold, any change of phase, cause or
+split. Live, replay and simulation call this one function with the same events and get the same
+decisions, bit for bit.
+
+Invariant, checked after every tick: weights are positive and sum to 10 000; the champion of the split
+is the champion; a rollout that is on has its two arms; the epoch never falls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
+
+from controller.core import conduct
+from controller.core.batch import MicroBatch, micro_batches
+from controller.core.decide.phases import IN_ROLLOUT, RESTING
+from controller.core.model import (
+    BASIS,
+    CommandEvent,
+    Decision,
+    Effect,
+    EventBatch,
+    Json,
+    KeepRejected,
+    Phase,
+    Ruling,
+    SetSplit,
+    Verdict,
+    VersionEvent,
+)
+from controller.core.observe import learn_splits, observe
+from controller.core.policy import Policy, digest
+from controller.core.record import digest as digest_of
+from controller.core.report import evidence_summary
+from controller.core.state import Said, State
+from controller.errors import InvariantError
+
+Move: TypeAlias = Callable[[State], tuple[State, Ruling | None]]
+
+def step(
+    policy: Policy, state: State, events: EventBatch
+) -> tuple[State, tuple[Decision, ...], tuple[Effect, ...]]:
+    """The state after the events, what was decided on the way, and what the shell must do.
+
+    Uses up `state`: the joiner's table is changed in place. Raises `InvariantError` on a gap in the
+    log or a state that cannot be.
+    """
+    if events.start != state.offset:
+        raise InvariantError(f"expected event {state.offset} of {state.model}, got {events.start}")
+    decisions: list[Decision] = []
+    effects: list[Effect] = []
+    for micro, waiting in micro_batches(state.waiting, events):
+        state = replace(state, waiting=waiting)
+        if micro is None:
+            continue
+        state, decided, wanted = _tick(policy, state, micro)
+        decisions += decided
+        effects += wanted
+    return replace(state, offset=events.start + events.count), tuple(decisions), tuple(effects)
+
+
+def _tick(
+    policy: Policy, state: State, micro: MicroBatch
+) -> tuple[State, list[Decision], list[Effect]]:
+    state = replace(state, clock=max(state.clock, micro.tick.time))
+    state = learn_splits(state, micro)
+    for event in micro.control:
+        if isinstance(event, VersionEvent):
+            state = conduct.learn_version(state, event)
+    state, rejected = observe(policy, state, micro)
+    effects: list[Effect] = [KeepRejected(rejected)] if rejected else []
+    decisions: list[Decision] = []
+    for move in _moves(policy, state, micro):
+        before = state
+        state, ruling = move(state)
+        check_invariant(state)
+        if ruling is None:
+            continue
+        state, decision = _recorded(policy, before, state, ruling, micro.tick.offset)
+        if decision is not None:
+            decisions.append(decision)
+        if state.split.epoch != before.split.epoch:
+            effects.append(SetSplit(state.decisions, state.split))
+        if ruling.verdict is not Verdict.HOLD:
+            break
+    return state, decisions, effects
+
+
+def _moves(policy: Policy, state: State, micro: MicroBatch) -> list[Move]:
+    """What may change a model at this tick, in order; a tick with commands belongs to the operator."""
+    if state.split.epoch == 0:
+        return [_first]
+    commands = [event for event in micro.control if isinstance(event, CommandEvent)]
+    if commands:
+        return [partial(_obey, policy, event) for event in commands]
+    return [
+        lambda state: (conduct.settle(state), None),
+        partial(conduct.start_next, policy),
+        partial(conduct.judge, policy),
+        conduct.rest,
+    ]
+
+
+def _obey(policy: Policy, event: CommandEvent, state: State) -> tuple[State, Ruling | None]:
+    return conduct.obey(policy, state, event)
+
+
+def _first(state: State) -> tuple[State, Ruling | None]:
+    ruling = Ruling(Verdict.HOLD, "start", f"{state.champion} serves everything")
+    return conduct.first_split(state), ruling
+
+
+def _recorded(
+    policy: Policy, before: State, state: State, ruling: Ruling, offset: int
+) -> tuple[State, Decision | None]:
+    """What was said, and the decision where it is news."""
+    moved = state.split.epoch != before.split.epoch
+    is_shift = moved and ruling.verdict is Verdict.HOLD and before.split.epoch > 0
+    verdict = Verdict.ADVANCE if is_shift else ruling.verdict
+    state = replace(state, said=Said(verdict, ruling.cause, ruling.reason))
+    news = (state.phase.value, ruling.cause)
+    if verdict is Verdict.HOLD and not moved and news == state.recorded:
+        return state, None
+    state = replace(state, recorded=news, decisions=state.decisions + 1)
+    return state, _decision(policy, state, offset)
+
+
+def _decision(policy: Policy, state: State, offset: int) -> Decision:
+    rollout = state.rollout if state.phase is not Phase.IDLE else None
+    evidence = evidence_summary(state)
+    policy_digest = digest(policy)
+    return Decision(
+        number=state.decisions,
+        time=state.clock,
+        offset=offset,
+        model=state.model,
+        rollout=rollout.id if rollout else "",
+        candidate=rollout.candidate if rollout else "",
+        stage=policy.spec.stages[rollout.stage].kind if rollout else "",
+        step=rollout.step if rollout else 0,
+        phase=state.phase,
+        verdict=state.said.verdict,
+        cause=state.said.cause,
+        reason=state.said.reason,
+        epoch=state.split.epoch,
+        weights=state.split.weights,
+        evidence=evidence,
+        evidence_digest=digest_of(evidence),
+        policy_digest=policy_digest,
+        seed=_seed(policy_digest, offset),
+    )
+
+
+def _seed(policy_digest: str, offset: int) -> int:
+    """A seed in [0, 2^63), the same for the same policy and place in the log."""
+    text = f"{policy_digest}:{offset}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+def check_invariant(state: State) -> None:
+    """Raises `InvariantError` when the state cannot be (see the module's head)."""
+    split = state.split
+    if sum(split.weights.values()) != BASIS or min(split.weights.values()) <= 0:
+        raise InvariantError(f"weights of {state.model} are {split.weights}")
+    if split.champion != state.champion or state.champion not in split.weights:
+        raise InvariantError(f"{state.champion} is champion, the split says {split.champion}")
+    if state.phase in RESTING and split.weights != {state.champion: BASIS} :
+        raise InvariantError(f"phase {state.phase} with a split of {split.weights}")
+    if state.phase in IN_ROLLOUT and state.phase is not Phase.PAUSED and state.rollout is None:
+        raise InvariantError(f"phase {state.phase} without a rollout")
