@@ -4,10 +4,10 @@
 
     1. the clock moves            (it never goes back)
     2. splits and versions are learnt
-    3. exposures and rewards are joined, what is due closes, the estimators are fed
-    4. operators are obeyed, in the order of the log
-    5. a confirmed promotion or roll-back settles, the queue moves on
-    6. the running stage gives its verdict
+    3. a confirmed promotion or roll-back settles, the queue moves on
+    4. exposures and rewards are joined, what is due closes, the estimators are fed
+    5. operators are obeyed, in the order of the log; where none asked for anything,
+       the running stage gives its verdict
 
 What was ruled becomes a decision when it is news: any verdict but hold, any change of phase, cause or
 split. Live, replay and simulation call this one function with the same events and get the same
@@ -81,10 +81,23 @@ def _tick(
     for event in micro.control:
         if isinstance(event, VersionEvent):
             state = conduct.learn_version(state, event)
+    state, decisions, effects = _move(policy, state, _queue_moves(policy, state), micro)
     state, rejected = observe(policy, state, micro)
-    effects: list[Effect] = [KeepRejected(rejected)] if rejected else []
+    if rejected:
+        effects.append(KeepRejected(rejected))
+    if not decisions:
+        state, decisions, wanted = _move(policy, state, _verdict_moves(policy, micro), micro)
+        effects += wanted
+    return state, decisions, effects
+
+
+def _move(
+    policy: Policy, state: State, moves: list[Move], micro: MicroBatch
+) -> tuple[State, list[Decision], list[Effect]]:
+    """Make the moves in order, up to the first verdict that is not to hold."""
     decisions: list[Decision] = []
-    for move in _moves(policy, state, micro):
+    effects: list[Effect] = []
+    for move in moves:
         before = state
         state, ruling = move(state)
         check_invariant(state)
@@ -100,19 +113,22 @@ def _tick(
     return state, decisions, effects
 
 
-def _moves(policy: Policy, state: State, micro: MicroBatch) -> list[Move]:
-    """What may change a model at this tick, in order; a tick with commands belongs to the operator."""
-    if state.split.epoch == 0:
-        return [_first]
+def _queue_moves(policy: Policy, state: State) -> list[Move]:
+    """What may begin or end at this tick, before its data are looked at."""
+    first: list[Move] = [_first] if state.split.epoch == 0 else []
+    return [*first, _settled, partial(conduct.start_next, policy)]
+
+
+def _verdict_moves(policy: Policy, micro: MicroBatch) -> list[Move]:
+    """Who decides at this tick: operators where they asked for something, else the stage."""
     commands = [event for event in micro.control if isinstance(event, CommandEvent)]
     if commands:
         return [partial(_obey, policy, event) for event in commands]
-    return [
-        lambda state: (conduct.settle(state), None),
-        partial(conduct.start_next, policy),
-        partial(conduct.judge, policy),
-        conduct.rest,
-    ]
+    return [partial(conduct.judge, policy), conduct.rest]
+
+
+def _settled(state: State) -> tuple[State, Ruling | None]:
+    return conduct.settle(state), None
 
 
 def _obey(policy: Policy, event: CommandEvent, state: State) -> tuple[State, Ruling | None]:

@@ -7,7 +7,8 @@ given to `engine.step` is used up by it, like a value that moved.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -174,3 +175,30 @@ def with_split(state: State, epoch: int, weights: dict[str, int]) -> State:
         by_epoch={**state.by_epoch, epoch: index},
         last_epoch=max(state.last_epoch, epoch),
     )
+
+
+# --- snapshots --------------------------------------------------------------------------------
+
+
+def _image_class() -> type[Any]:
+    """`State` without what waits for its tick, and with the joiner's table as plain arrays."""
+    hints = get_type_hints(State) | {"join": dict[str, np.ndarray]}
+    names = [f.name for f in fields(State) if f.name != "waiting"]
+    return make_dataclass("Image", [(n, hints[n]) for n in names], frozen=True, slots=True)
+
+
+IMAGE = _image_class()
+"""The type of a snapshot."""
+
+
+def image(state: State) -> Any:
+    """The state as a value that can be written down; events that wait are read again."""
+    values = {f.name: getattr(state, f.name) for f in fields(IMAGE)}
+    offset = state.waiting[0].start if state.waiting else state.offset
+    return IMAGE(**values | {"offset": offset, "join": state.join.to_arrays()})
+
+
+def revived(snapshot: Any) -> State:
+    """The state behind an `image`; it goes on exactly as the one that was written down."""
+    values = {f.name: getattr(snapshot, f.name) for f in fields(IMAGE)}
+    return State(**values | {"join": Table.from_arrays(snapshot.join)})

@@ -1,0 +1,282 @@
+"""The wheel: what turns all models, at a steady pace and whenever somebody asks for it.
+
+One turn, in this order:
+
+    1. drain the sources      access-log lines and their position, into the log, in one transaction
+    2. tick                   the wall clock, into the log of every model in which something may happen
+    3. fold                   each model: read, step, write down
+    4. act                    publish the splits that are wanted
+    5. read back              a split that every connected router accepted is an event of the log
+
+Sources are drained before the tick, so no exposure that was made before the clock moved is behind it.
+A turn that fails is logged, shown in `status`, and tried again; the split at the routers stays. That is
+the only place in Understudy where every exception is caught.
+
+Rejected: a thread per model. Turns are short, and one order for all makes a crash easy to think about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import structlog
+
+from controller.core.decide.phases import ACTIVE
+from controller.core.model import Json
+from controller.core.state import State
+from controller.errors import InvariantError, Retryable, UnderstudyError
+from controller.ledger import Ledger
+from controller.loop.fold import Fold, Turned
+from controller.router.snapshot import RoutedModel
+from controller.stream import Mark, Stream, codec
+
+PACE_S = 1.0
+"""Between turns while something happens: the micro-batch."""
+
+IDLE_TICK_S = 10.0
+"""Between ticks of a model in which nothing happens."""
+
+CONFIRM_S = 1.0
+"""How long a turn waits for the routers to accept a new split before it goes on without."""
+
+Clock = Callable[[], float]
+
+log = structlog.get_logger()
+
+
+class Router(Protocol):
+    """Whatever carries the splits to the traffic."""
+
+    async def publish(self, models: Sequence[RoutedModel]) -> None:
+        """Make these the wanted splits."""
+        ...
+
+    async def confirmed(self, timeout_s: float) -> Mapping[str, int]:
+        """Model -> epoch that every connected router has accepted; waits for the wanted ones."""
+        ...
+
+    def status(self) -> dict[str, Json]:
+        """For people: connected routers, refusals."""
+        ...
+
+
+class Source(Protocol):
+    """Something that events are read from, such as an access log."""
+
+    def drain(self) -> Drained | None:
+        """The next events, or None when there are none now."""
+        ...
+
+    def committed(self, position: str) -> None:
+        """The events up to this position are durable."""
+        ...
+
+
+class Drained:
+    """What a source gave: events by model, lines it could not read, and how far it was read."""
+
+    __slots__ = ("lines", "mark", "refused")
+
+    def __init__(
+        self,
+        lines: Mapping[str, Sequence[bytes]],
+        refused: Sequence[tuple[str, str, bytes]],
+        mark: Mark,
+    ) -> None:
+        self.lines = lines
+        self.refused = refused
+        self.mark = mark
+
+
+class Wheel:
+    """All models, turned together."""
+
+    def __init__(  # noqa: PLR0913 - the shell is where everything meets
+        self,
+        folds: Sequence[Fold],
+        *,
+        stream: Stream,
+        ledger: Ledger,
+        router: Router,
+        sources: Sequence[Source],
+        clock: Clock,
+        told: Callable[[str, Turned], None],
+    ) -> None:
+        self._folds = {fold.model: fold for fold in folds}
+        self._stream = stream
+        self._ledger = ledger
+        self._router = router
+        self._sources = sources
+        self._clock = clock
+        self._told = told
+        self._turn_lock = asyncio.Lock()
+        self._asked = asyncio.Event()
+        self._stopping = False
+        self._restless = set(self._folds)
+        self._ticked: dict[str, float] = {}
+        self._states: dict[str, State] = {}
+        self._published: dict[str, int] = {}
+        self.troubles: dict[str, str] = {}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every model has been folded and its split confirmed."""
+        return len(self._states) == len(self._folds) and not self._unconfirmed()
+
+    def ask(self, model: str) -> None:
+        """Something came into the log of `model`: give it a tick at the next turn."""
+        self._restless.add(model)
+
+    async def run(self) -> None:
+        """Turn until `stop`; ends with a snapshot of each model."""
+        while not self._stopping:
+            await self._try_turn()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), PACE_S)
+            self._asked.clear()
+        with suppress(UnderstudyError):
+            await self._try_turn()
+            for fold in self._folds.values():
+                await asyncio.to_thread(fold.snapshot)
+
+    def stop(self) -> None:
+        """End after the present turn."""
+        self._stopping = True
+        self._asked.set()
+
+    def hurry(self) -> None:
+        """Turn now."""
+        self._asked.set()
+
+    async def append(self, lines: Mapping[str, Sequence[bytes]]) -> None:
+        """Write events into the log, durably; they are seen at the next turn."""
+        await asyncio.to_thread(self._stream.append, dict(lines))
+        self._restless.update(lines)
+
+    async def append_and_turn(self, model: str, line: bytes) -> None:
+        """Write an event and carry out at once what follows from it.
+
+        Raises what the turn raised for this model, so that the caller is not told it is done.
+        """
+        await self.append({model: [line]})
+        await self._try_turn()
+        if model in self.troubles:
+            raise Retryable(self.troubles[model], after_s=PACE_S)
+
+    async def _try_turn(self) -> None:
+        async with self._turn_lock:
+            try:
+                await self._turn()
+                self.troubles.pop("", None)
+            except Exception as exc:  # noqa: BLE001 - the loop must survive and hold
+                self._trouble("", exc)
+
+    async def _turn(self) -> None:
+        await self._drain()
+        await self._tick()
+        await self._fold_all()
+        await self._act()
+
+    async def _drain(self) -> None:
+        for source in self._sources:
+            while (drained := await asyncio.to_thread(source.drain)) is not None:
+                known = {m: ls for m, ls in drained.lines.items() if m in self._folds}
+                await asyncio.to_thread(self._stream.append, known, mark=drained.mark)
+                if drained.refused:
+                    await asyncio.to_thread(
+                        self._ledger.reject, drained.mark.source, drained.refused
+                    )
+                await asyncio.to_thread(source.committed, drained.mark.position)
+                self._restless.update(known)
+
+    async def _tick(self) -> None:
+        now = self._clock()
+        due = sorted(model for model in self._folds if self._is_due(model, now))
+        if not due:
+            return
+        await asyncio.to_thread(self._stream.append, {m: [codec.tick_line(now)] for m in due})
+        self._ticked |= dict.fromkeys(due, now)
+        self._restless.difference_update(due)
+
+    def _is_due(self, model: str, now: float) -> bool:
+        state = self._states.get(model)
+        if state is None or model in self._restless or model in self.troubles:
+            return True
+        is_waiting = state.join.pending(len(state.arms)).any() or state.phase in ACTIVE
+        unsettled = state.in_force_epoch < state.split.epoch
+        return is_waiting or unsettled or now - self._ticked[model] >= IDLE_TICK_S
+
+    async def _fold_all(self) -> None:
+        for model, fold in self._folds.items():
+            try:
+                turned = await asyncio.to_thread(fold.turn)
+            except UnderstudyError as exc:
+                self._trouble(model, exc)
+                continue
+            self._states[model] = turned.state
+            self.troubles.pop(model, None)
+            self._say(model, turned)
+            self._told(model, turned)
+
+    async def _act(self) -> None:
+        """Publish what is wanted and note in the log what the routers have accepted."""
+        wanted = {m: s.split.epoch for m, s in self._states.items()}
+        if wanted != self._published:
+            await self._router.publish([self._routed(m) for m in sorted(self._states)])
+            self._published = wanted
+        unconfirmed = self._unconfirmed()
+        if not unconfirmed:
+            return
+        accepted = await self._router.confirmed(CONFIRM_S)
+        now = self._clock()
+        lines = {
+            model: [
+                codec.split_line(
+                    model, time=now, epoch=wanted[model], weights=self._states[model].split.weights
+                )
+            ]
+            for model in unconfirmed
+            if accepted.get(model) == wanted[model]
+        }
+        if lines:
+            await self.append(lines)
+            self.hurry()
+
+    def _unconfirmed(self) -> list[str]:
+        return [m for m, s in self._states.items() if s.in_force_epoch < s.split.epoch]
+
+    def _routed(self, model: str) -> RoutedModel:
+        state = self._states[model]
+        arms = {state.champion, *state.split.weights, *state.split.mirror}
+        if state.rollout is not None:
+            arms |= {state.rollout.champion, state.rollout.candidate}
+        return RoutedModel(
+            name=model,
+            route=self._folds[model].policy.spec.route,
+            split=state.split,
+            endpoints={arm: state.versions[arm].endpoints for arm in arms if arm in state.versions},
+        )
+
+    def _say(self, model: str, turned: Turned) -> None:
+        for decision in turned.decisions:
+            log.info(
+                "decision",
+                model=model,
+                phase=decision.phase.value,
+                split="/".join(str(w) for w in decision.weights.values()),
+                verdict=decision.verdict.value,
+                reason=decision.reason,
+            )
+        report = turned.report
+        log.debug("tick", model=model, phase=report.phase.value, reason=report.reason)
+
+    def _trouble(self, model: str, exc: Exception) -> None:
+        """Hold, and say why. A bug is logged with its trace."""
+        sentence = f"{type(exc).__name__}: {exc}"
+        if self.troubles.get(model) != sentence:
+            is_bug = isinstance(exc, InvariantError) or not isinstance(exc, UnderstudyError)
+            log.error("holding", model=model or "all", reason=sentence, exc_info=exc if is_bug else None)
+        self.troubles[model] = sentence

@@ -1,0 +1,173 @@
+"""Replay: fold a recorded log and say what is decided.
+
+A bounded file is a special case of the unbounded stream. What the live loop adds to a log (its ticks)
+a recorded log has already; a log that was written by something else has none, and gets one per
+`interval` of event time, and one behind each version and command, as the live loop gives. The clock never
+passes the last event: windows that are still open at the end of the file stay open, because a reward
+that was not recorded is not a reward that was not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from controller.core import engine
+from controller.core.model import CommandEvent, EventBatch, Float, Json, Tick, VersionEvent
+from controller.core.policy import Policy
+from controller.core.record import decision_document
+from controller.core.report import evidence_summary
+from controller.core.state import State, initial
+from controller.stream import codec
+
+INTERVAL_S = 10.0
+"""Event time between the ticks of a log that has none."""
+
+BLOCK_LINES = 100_000
+
+
+def replay(
+    policy: Policy, blocks: Iterable[Sequence[bytes]], *, interval_s: float | None = None
+) -> Iterator[dict[str, Json]]:
+    """The decisions that recorded events lead to, then where the model stands, marked `final`.
+
+    `blocks` are the log's lines in order. `interval_s` None means: the log has its own ticks.
+    Events of other models are passed over.
+    """
+    state = initial(policy)
+    clockwork = Clockwork(interval_s) if interval_s is not None else None
+    for batch in _batches(policy.model, blocks, clockwork):
+        state, decisions, _ = engine.step(policy, state, batch)
+        yield from (decision_document(decision) for decision in decisions)
+    yield final_document(policy, state)
+
+
+def _batches(
+    model: str, blocks: Iterable[Sequence[bytes]], clockwork: Clockwork | None
+) -> Iterator[EventBatch]:
+    start = 0
+    for lines in blocks:
+        batch = codec.decode(model, start, lines, others="skip")
+        if clockwork is not None:
+            batch = clockwork.with_ticks(replace(batch, start=start))
+        yield batch
+        start = batch.start + batch.count
+    if clockwork is not None and clockwork.is_behind:
+        yield clockwork.last(start)
+
+
+class Clockwork:
+    """Ticks for a log that has none: at each full `interval_s` of event time."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._latest = float("-inf")
+        self._ticked = float("-inf")
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether events came after the last tick."""
+        return self._latest > self._ticked
+
+    def last(self, start: int) -> EventBatch:
+        """The tick that ends the log."""
+        empty = codec.decode("", start, [])
+        return replace(empty, count=1, control=(Tick(start, self._latest),))
+
+    def with_ticks(self, batch: EventBatch) -> EventBatch:
+        """The batch with ticks between its events; later offsets move up."""
+        if not batch.count:
+            return batch
+        times = self._running(batch)
+        places, moments = self._ticks(batch, times)
+        ticks = [Tick(int(batch.start + p + i), t) for i, (p, t) in enumerate(zip(places, moments, strict=True))]
+        self._latest = float(times[-1])
+        before = np.asarray(places, dtype=np.int64)
+
+        def moved(offset: np.ndarray) -> np.ndarray:
+            return offset + np.searchsorted(before, offset - batch.start, side="right")
+
+        control = [
+            replace(event, offset=int(moved(np.array([event.offset]))[0])) for event in batch.control
+        ]
+        return replace(
+            batch,
+            count=batch.count + len(ticks),
+            exposures=replace(batch.exposures, offset=moved(batch.exposures.offset)),
+            rewards=replace(batch.rewards, offset=moved(batch.rewards.offset)),
+            shadows=replace(batch.shadows, offset=moved(batch.shadows.offset)),
+            control=tuple(sorted([*control, *ticks], key=lambda event: event.offset)),
+            rejected=tuple(
+                replace(r, offset=int(moved(np.array([r.offset]))[0])) for r in batch.rejected
+            ),
+        )
+
+    def _running(self, batch: EventBatch) -> Float:
+        """(count,) the latest time seen up to and with each event."""
+        times = np.full(batch.count, self._latest)
+        for columns in (batch.exposures, batch.rewards, batch.shadows):
+            times[columns.offset - batch.start] = columns.time
+        for event in batch.control:
+            times[event.offset - batch.start] = event.time
+        return np.maximum(np.maximum.accumulate(times), self._latest)
+
+    def _ticks(self, batch: EventBatch, times: Float) -> tuple[list[int], list[float]]:
+        """Where ticks go (before the event of this index) and their times, in order."""
+        wanted: dict[int, float] = {}
+        periods = np.floor(times / self._interval_s)
+        earlier = np.concatenate([[np.floor(self._latest / self._interval_s)], periods[:-1]])
+        for i in np.flatnonzero((periods > earlier) & np.isfinite(times)):
+            wanted[int(i)] = max(float(periods[i]) * self._interval_s, self._ticked)
+        for event in batch.control:
+            if isinstance(event, VersionEvent | CommandEvent):
+                place = event.offset - batch.start
+                wanted.setdefault(place + 1, float(times[place]))
+        places = sorted(wanted)
+        moments = [wanted[place] for place in places]
+        if moments:
+            self._ticked = max(moments)
+        return places, moments
+
+
+def final_document(policy: Policy, state: State) -> dict[str, Json]:
+    """Where the model stands after the last event."""
+    rollout = state.rollout
+    return {
+        "time": state.clock if np.isfinite(state.clock) else None,
+        "model": state.model,
+        "stage": policy.spec.stages[rollout.stage].kind if rollout else "",
+        "step": rollout.step if rollout else 0,
+        "phase": state.phase.value,
+        "verdict": state.said.verdict.value,
+        "champion": state.champion,
+        "weights": dict(state.split.weights),
+        "reason": state.said.reason,
+        "evidence": evidence_summary(state),
+        "decisions": state.decisions,
+        "final": True,
+    }
+
+
+def lines_of(path: Path) -> Iterator[list[bytes]]:
+    """Blocks of the lines of a JSON Lines file; empty lines are passed over."""
+    block: list[bytes] = []
+    with path.open("rb") as file:
+        for line in file:
+            stripped = line.strip()
+            if stripped:
+                block.append(stripped)
+            if len(block) >= BLOCK_LINES:
+                yield block
+                block = []
+    if block:
+        yield block
+
+
+def has_ticks(path: Path) -> bool:
+    """Whether the log carries its own clock."""
+    return any(
+        b'"tick"' in line and codec.is_tick(line) for block in lines_of(path) for line in block
+    )
