@@ -30,17 +30,19 @@ def written(default: object) -> Any:
 
 
 class Object(BaseModel):
+    """One mapping of a policy."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @classmethod
-    def broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:  # noqa: ARG003
+    def _broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:  # noqa: ARG003
         """What was expected, for each rule between fields that `values`, as written, break."""
         yield from ()
 
     @model_validator(mode="wrap")
     @classmethod
     def _all_faults(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        rules = cls.broken_rules(data) if isinstance(data, dict) else ()
+        rules = cls._broken_rules(data) if isinstance(data, dict) else ()
         broken = [
             InitErrorDetails(
                 type=PydanticCustomError(BROKEN_RULE, "{expected}", {"expected": expected}),
@@ -72,4 +74,5 @@ def _again(exc: ValidationError) -> Iterator[InitErrorDetails]:
 
 
 def given(values: Mapping[str, object], *names: str) -> int:
+    """How many of the fields were written with a value."""
     return sum(values.get(name) is not None for name in names)

@@ -15,9 +15,9 @@ from typing import Final, TypeAlias
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from controller.core.policy.base import BROKEN_RULE
 from controller.core.policy.document import Document, Path, render
 from controller.core.policy.json_schema import choices, node_at, phrase
-from controller.core.policy.base import BROKEN_RULE
 from controller.errors import InvariantError, Problem
 
 Answer: TypeAlias = Callable[[Document, ErrorDetails, Path], Problem]

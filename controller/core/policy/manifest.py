@@ -4,7 +4,7 @@ The models are the only place where a field, its type, its default and its meani
 down: errors, JSON Schema and the reference page are made from them. Defaults are written as users
 write them (`"5m"`) and validated like any value, so that they are shown that way, too.
 
-Each object lists its rules between fields in `broken_rules`; see `base` for why.
+Each object lists its rules between fields in `_broken_rules`; see `base` for why.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Unit(Object):
     """The cookie that names the user, session or device."""
 
     @classmethod
-    def broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
+    def _broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
         if given(values, "header", "cookie") != 1:
             yield "exactly one of header and cookie"
 
@@ -127,7 +127,7 @@ class Guardrail(Object):
     """The name of the reward event that is compared; with metric reward only."""
 
     @classmethod
-    def broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
+    def _broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
         metric = values.get("metric")
         if (metric == "latency") != (given(values, "quantile") == 1):
             yield "a quantile with metric latency, and with no other"
@@ -220,7 +220,7 @@ class Stage(Object):
     """Let the share follow the evidence."""
 
     @classmethod
-    def broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
+    def _broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
         if given(values, "shadow", "canary", "ab", "thompson") != 1:
             yield "exactly one of shadow, canary, ab and thompson, with its settings or {}"
 
@@ -252,7 +252,7 @@ class OfflineGate(Object):
     """The greatest absolute drop below the champion's value."""
 
     @classmethod
-    def broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
+    def _broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
         if not given(values, "min", "max_drop"):
             yield "at least one of min and max_drop"
 
