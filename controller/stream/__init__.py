@@ -1,8 +1,8 @@
 """The event log: one ordered, durable log per model. The log is the truth.
 
-A `Stream` keeps events as the lines of contract 4.2 (canonical JSON Lines: `time` in epoch seconds),
-in blocks: one block per flush. It numbers the events of each model from 0; that number is the
-event's offset for ever.
+A `Stream` keeps events as the lines of contract 4.2 (canonical JSON Lines: `time` in epoch
+seconds), in blocks: one block per flush. It numbers the events of each model from 0; that number
+is the event's offset for ever.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Mark:
 class Stream(Protocol):
     """An ordered, durable log per model."""
 
-    def append(self, lines: dict[str, Sequence[bytes]], *, mark: Mark | None = None) -> dict[str, int]:
+    def append(
+        self, lines: dict[str, Sequence[bytes]], *, mark: Mark | None = None
+    ) -> dict[str, int]:
         """Append events to each model's log, all or nothing, durably when it returns.
 
         The `mark` is stored in the same transaction. Gives the offset of the first appended event

@@ -1,0 +1,93 @@
+"""What a sender posts, taken apart into events.
+
+Decides where one event ends and the next begins; what an event must be is the matter of
+`controller.stream.wire`. One bad event never costs its neighbours: each is judged alone, in the
+sender's order, so that `rejected[i].index` of the answer is the place in what was sent.
+
+Known forms: NDJSON, a JSON array, a single JSON object, and CloudEvents 1.0 over HTTP in its three
+modes (structured, batch, binary). Only binary mode is told by headers alone. The others are told by
+their first character rather than by `Content-Type`, because `curl --data-binary @events.jsonl`
+sends what no registry has a name for; blank lines are not events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import unquote
+
+import msgspec
+
+from controller.core.model import Json
+from controller.errors import EventError
+from controller.stream.wire import UNREADABLE, Canonical, canonical, malformed
+
+_BOM: Final = b"\xef\xbb\xbf"
+_BLANK: Final = b" \t\r\n"
+_LINES: Final = frozenset(
+    {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
+)
+_RAW: Final = msgspec.json.Decoder(msgspec.Raw)
+_RAWS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def intake(
+    body: bytes, content_type: str, headers: Mapping[str, str] | None = None
+) -> list[Canonical | EventError]:
+    """Every event of a request, in the sender's order: its canonical form, or what is wrong.
+
+    `headers` are needed for CloudEvents in binary mode (`ce-type` …) only. A body that can not be
+    taken apart is one error. An empty body is no event.
+    """
+    lowered = {name.lower(): value for name, value in (headers or {}).items()}
+    if "ce-type" in lowered or "ce-specversion" in lowered:
+        return [_binary(body, lowered)]
+    media_type = content_type.partition(";")[0].strip().lower()
+    try:
+        documents = _documents(body.removeprefix(_BOM).strip(_BLANK), media_type)
+    except UNREADABLE as exc:
+        return [malformed(f"body: found no JSON array ({exc}), expected a JSON array of events")]
+    return [_judged(document) for document in documents]
+
+
+def _documents(body: bytes, media_type: str) -> Sequence[bytes]:
+    if media_type in _LINES:
+        return _lines(body)
+    if body.startswith(b"["):
+        return [bytes(raw) for raw in _RAWS.decode(body)]
+    return [body] if b"\n" in body and _is_one_document(body) else _lines(body)
+
+
+def _is_one_document(body: bytes) -> bool:
+    """Whether a body of several lines is one object, printed for people."""
+    try:
+        _RAW.decode(body)
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _lines(body: bytes) -> list[bytes]:
+    return [stripped for line in body.split(b"\n") if (stripped := line.strip(_BLANK))]
+
+
+def _judged(event: bytes | Json) -> Canonical | EventError:
+    try:
+        return canonical(event)
+    except EventError as error:
+        return error
+
+
+def _binary(body: bytes, headers: Mapping[str, str]) -> Canonical | EventError:
+    """CloudEvents HTTP binding 1.0.2, 3.1: attributes are encoded headers, `data` is the body."""
+    envelope: dict[str, Json] = {
+        name.removeprefix("ce-"): unquote(value)
+        for name, value in headers.items()
+        if name.startswith("ce-") and name != "ce-data"
+    }
+    envelope.setdefault("specversion", None)
+    try:
+        envelope["data"] = msgspec.json.decode(body)
+    except UNREADABLE as exc:
+        return malformed(f"data: found no JSON ({exc}), expected a JSON object")
+    return _judged(envelope)
