@@ -1,0 +1,185 @@
+"""Columns that grow, and whose rows are used again: where the joiner keeps what is pending.
+
+A store is a set of equally long columns and a stack of rows that are free. Taking and giving back
+rows costs the same whatever the store holds; nothing is ever compacted, so that a row keeps its
+number from birth to death and one exposure with a time far in the future pins only itself.
+
+Rejected: a ring (one straggler pins all that came after it), compaction (a pause of a second at
+10^7 rows), a list of objects (200 bytes and a microsecond each).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core.model import Bool, Float, Int, Key
+
+Slot: TypeAlias = NDArray[np.int32]
+"""Row numbers as they are stored; in calculations they are int64."""
+
+Flags: TypeAlias = NDArray[np.uint8]
+
+Kind = TypeVar("Kind", bound=np.generic)
+
+NONE: Final = -1
+"""The row number that means "no row"."""
+
+_LEAST: Final = 16
+_LARGE: Final = 1 << 16
+
+ANALYSED: Final = np.uint8(1)
+"""The exposure enters the inference: with units, it is its unit's root."""
+CLOSED: Final = np.uint8(2)
+"""Its outcome is out; the row is kept so that what comes too late is known as such."""
+STALE: Final = np.uint8(4)
+"""It was absorbed before the present rollout began."""
+
+
+class Store:
+    """Rows of the columns that `FIELDS` declares; every column is an attribute."""
+
+    FIELDS: ClassVar[dict[str, type[np.generic]]] = {}
+    __slots__ = ("_fields", "_free", "_free_count", "_high")
+
+    def __init__(self) -> None:
+        self._fields = dict(self.FIELDS)
+        self._free: Slot = np.empty(_LEAST, np.int32)
+        self._free_count = 0
+        self._high = 0
+        for name, kind in self._fields.items():
+            setattr(self, name, np.empty(_LEAST, kind))
+
+    @property
+    def capacity(self) -> int:
+        """How many rows the columns have room for."""
+        return int(getattr(self, next(iter(self._fields))).size)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all columns and of the free list."""
+        return self._free.nbytes + sum(getattr(self, name).nbytes for name in self._fields)
+
+    def take(self, count: int) -> Int:
+        """Rows that nobody uses; their fields hold nothing of meaning."""
+        again = min(count, self._free_count)
+        old = self._free[self._free_count - again : self._free_count].astype(np.int64)
+        self._free_count -= again
+        new = np.arange(self._high, self._high + count - again)
+        self._high += new.size
+        if self._high > self.capacity:
+            self._grow(self._high)
+        return np.concatenate([old, new])
+
+    def give_back(self, rows: Int) -> None:
+        """Rows that are used no more; each once."""
+        count = self._free_count + rows.size
+        if count > self._free.size:
+            self._free = _longer(self._free, _roomy(count, self._free.size))
+        self._free[self._free_count : count] = rows
+        self._free_count = count
+
+    def _grow(self, needed: int) -> None:
+        size = _roomy(needed, self.capacity)
+        for name in self._fields:
+            setattr(self, name, _longer(getattr(self, name), size))
+
+
+def _roomy(needed: int, size: int) -> int:
+    """A capacity that keeps growth amortised: halves while small, eighths when memory counts."""
+    return max(needed, size + (size // 2 if size < _LARGE else size // 8))
+
+
+def _longer(column: NDArray[Kind], size: int) -> NDArray[Kind]:
+    grown = np.empty(size, column.dtype)
+    grown[: column.size] = column
+    return grown
+
+
+class ExposureStore(Store):
+    """Exposures that are pending or were closed a short while ago: 37 bytes each, 41 by unit.
+
+    rewards  the newest entry of the exposure's chain in the reward store
+    prev     by unit only: the exposure of the same unit before it
+    """
+
+    FIELDS: ClassVar[dict[str, type[np.generic]]] = {
+        "time": np.float64,
+        "request": np.uint64,
+        "unit": np.uint64,
+        "arm": np.int32,
+        "stratum": np.int32,
+        "rewards": np.int32,
+        "flags": np.uint8,
+    }
+    __slots__ = ("arm", "flags", "prev", "request", "rewards", "stratum", "time", "unit")
+    time: Float
+    request: Key
+    unit: Key
+    arm: Slot
+    stratum: Slot
+    rewards: Slot
+    flags: Flags
+    prev: Slot
+
+    def add_prev(self) -> None:
+        """Make room for the chains of units."""
+        self._fields["prev"] = np.int32
+        self.prev = np.full(self.capacity, NONE, np.int32)
+
+
+class RewardStore(Store):
+    """Rewards that were joined to a pending exposure: 29 bytes each.
+
+    next  the entry before it in the chain of its exposure
+    own   it was joined to this very exposure; otherwise the exposure is the root of a unit, and the
+          reward was joined to a later exposure of that unit
+    """
+
+    FIELDS: ClassVar[dict[str, type[np.generic]]] = {
+        "time": np.float64,
+        "id": np.uint64,
+        "value": np.float64,
+        "next": np.int32,
+        "own": np.bool_,
+    }
+    __slots__ = ("id", "next", "own", "time", "value")
+    time: Float
+    id: Key
+    value: Float
+    next: Slot
+    own: Bool
+
+
+class IdStore(Store):
+    """Ids of rewards that were seen: 16 bytes each."""
+
+    FIELDS: ClassVar[dict[str, type[np.generic]]] = {"id": np.uint64, "time": np.float64}
+    __slots__ = ("id", "time")
+    id: Key
+    time: Float
+
+
+class UnitStore(Store):
+    """Units that entered the rollout, and by unit those with exposures: 21 bytes each.
+
+    root     its root while that is pending, else NONE
+    newest   by unit: its newest exposure up to the watermark; `count` how many its chain has
+    entered  it has entered the rollout
+    """
+
+    FIELDS: ClassVar[dict[str, type[np.generic]]] = {
+        "unit": np.uint64,
+        "root": np.int32,
+        "newest": np.int32,
+        "count": np.int32,
+        "entered": np.bool_,
+    }
+    __slots__ = ("count", "entered", "newest", "root", "unit")
+    unit: Key
+    root: Slot
+    newest: Slot
+    count: Slot
+    entered: Bool
