@@ -1,0 +1,169 @@
+"""The database under the ledger: opening it, bringing it up to date, naming what goes wrong.
+
+SQLite runs with a write-ahead log, `synchronous=FULL` (a commit that returned survives a power cut)
+and enforced foreign keys. Its driver's own idea of when a transaction begins is switched off: we
+say BEGIN IMMEDIATE where we mean to write, so that two writers queue at the door instead of failing
+in the middle. PostgreSQL needs none of this, and all above this module is the same for both.
+
+A database is migrated when it is opened, in one transaction: a crash in the middle leaves the old
+schema. One that is newer than this code is refused, since writing to it could damage it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy.engine import URL, make_url
+
+from controller.errors import BackendError, InvariantError, Permanent, Retryable
+
+_BUSY_S = 5.0
+_READONLY = "readonly"
+
+_TRANSIENT = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+"""SQLite's primary result codes that time, or an operator with a bigger disk, can mend."""
+
+
+def open_engine(url: str) -> Engine:
+    """An engine whose database has the newest schema.
+
+    Raises:
+        Retryable: the database is out of reach.
+        Permanent: it is damaged, newer than this code, or the URL names nothing durable.
+    """
+    parsed = _parse(url)
+    engine = create_engine(parsed, connect_args=_connect_args(parsed))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    try:
+        with mapped_errors(), writing(engine) as connection:
+            _upgrade(connection, _known_as(parsed))
+    except BackendError:
+        engine.dispose()
+        raise
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may write: committed at the end, rolled back by any exception."""
+    with engine.connect() as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that only reads: a consistent view, which blocks no writer."""
+    with engine.connect() as plain:
+        connection = plain.execution_options(**{_READONLY: True})
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def mapped_errors() -> Iterator[None]:
+    """Turns the database's exceptions, and those of preparing a connection, into ours."""
+    try:
+        yield
+    except (exc.SQLAlchemyError, sqlite3.Error) as error:
+        raise translated(error) from error
+
+
+def translated(error: exc.SQLAlchemyError | sqlite3.Error) -> BackendError | InvariantError:
+    """Our exception for one of the database's: is it worth trying again, is it our own fault."""
+    origin = error.orig if isinstance(error, exc.DBAPIError) else error
+    message = f"ledger: {origin}"
+    if isinstance(error, exc.TimeoutError) or _is_disconnected(error):
+        return Retryable(message)
+    if isinstance(error, exc.IntegrityError):
+        return InvariantError(message)
+    if isinstance(origin, sqlite3.Error):
+        code = getattr(origin, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        return Retryable(message) if code in _TRANSIENT else Permanent(message)
+    if isinstance(error, (exc.OperationalError, exc.InterfaceError)):
+        return Retryable(message)
+    return Permanent(message)
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's configuration for an open connection; there is no alembic.ini."""
+    config = Config()
+    location = str(files("controller.ledger") / "migrations")
+    config.set_main_option("script_location", location.replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        raise Permanent(f"not a database URL: {url!r}") from error
+    if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise Permanent(f"the ledger must be durable; {url!r} names a database in memory")
+    return parsed
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    return {"timeout": _BUSY_S} if url.get_backend_name() == "sqlite" else {}
+
+
+def _known_as(url: URL) -> str:
+    return url.render_as_string(hide_password=True)
+
+
+def _upgrade(connection: Connection, name: str) -> None:
+    config = alembic_config(connection)
+    script = ScriptDirectory.from_config(config)
+    head = script.get_current_head()
+    known = {revision.revision for revision in script.walk_revisions()}
+    found = set(MigrationContext.configure(connection).get_current_heads())
+    if found == {head}:
+        return
+    if unknown := found - known:
+        raise Permanent(
+            f"the ledger {name} was written by a newer Understudy: its schema is "
+            f"{', '.join(sorted(unknown))}, this version knows up to {head}. "
+            "Run that version, or restore a ledger from before the upgrade."
+        )
+    command.upgrade(config, "head")
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    mode = "DEFERRED" if connection.get_execution_options().get(_READONLY) else "IMMEDIATE"
+    connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+def _is_disconnected(error: Exception) -> bool:
+    return isinstance(error, exc.DBAPIError) and error.connection_invalidated
