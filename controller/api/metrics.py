@@ -1,0 +1,135 @@
+"""`GET /metrics`: the reports as Prometheus families, collected when somebody scrapes.
+
+Nothing is counted here: a counter in this process would begin at 0 after each restart and differ
+from the log. The totals of a report are those of the log, which makes them honest counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fastapi import APIRouter, Request
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    StateSetMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector, CollectorRegistry
+from starlette.responses import Response
+
+from controller.api.backend import Backend
+from controller.core.model import BASIS, ArmReport, Json, Phase, Reason, Report
+
+_COUNTERS = {
+    "exposures": "requests that were answered by the arm",
+    "outcomes": "exposures whose attribution window has closed",
+    "rewards": "rewards joined to an exposure of the arm",
+    "errors": "exposures that were answered with an error",
+}
+_SHARES = {
+    "weight": "share of the traffic that is wanted",
+    "weight_in_force": "share of the traffic that the routers have accepted",
+}
+
+
+class Reports(Collector):
+    """Makes families of the present reports of a backend."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def describe(self) -> list[Metric]:
+        """Nothing is known before the first scrape."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, from one look at each model."""
+        reports = [self._backend.report(model) for model in self._backend.models()]
+        arms = [(report.model, arm) for report in reports for arm in report.arms]
+        yield from _totals(arms)
+        yield from _gauges(arms)
+        yield from _models(reports)
+        yield from _router(self._backend.router_status())
+
+
+def _totals(arms: Sequence[tuple[str, ArmReport]]) -> Iterator[Metric]:
+    for name, text in _COUNTERS.items():
+        family = CounterMetricFamily(f"understudy_{name}", text, labels=("model", "arm"))
+        for model, arm in arms:
+            family.add_metric((model, arm.arm), getattr(arm, name))
+        yield family
+
+
+def _gauges(arms: Sequence[tuple[str, ArmReport]]) -> Iterator[Metric]:
+    pending = _gauge("pending", "exposures whose attribution window is open")
+    shares = {name: _gauge(f"{name}_ratio", text) for name, text in _SHARES.items()}
+    mean = _gauge("mean", "mean reward of the analysed units; absent while nothing was seen")
+    lower = _gauge("mean_lower", "lower end of the confidence sequence of the mean")
+    upper = _gauge("mean_upper", "upper end of the confidence sequence of the mean")
+    for model, arm in arms:
+        labels = (model, arm.arm)
+        pending.add_metric(labels, arm.pending)
+        for name, family in shares.items():
+            family.add_metric(labels, getattr(arm, name) / BASIS)
+        if arm.mean is not None:
+            mean.add_metric(labels, arm.mean)
+        if arm.interval is not None:
+            lower.add_metric(labels, arm.interval[0])
+            upper.add_metric(labels, arm.interval[1])
+    yield from (pending, *shares.values(), mean, lower, upper)
+
+
+def _gauge(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"understudy_{name}", text, labels=("model", "arm"))
+
+
+def _models(reports: Sequence[Report]) -> Iterator[Metric]:
+    phase = StateSetMetricFamily("understudy_phase", "phase of the rollout", labels=("model",))
+    epoch = GaugeMetricFamily("understudy_epoch", "number of the split wanted", labels=("model",))
+    in_force = GaugeMetricFamily(
+        "understudy_epoch_in_force", "number of the split that the routers have", labels=("model",)
+    )
+    rejected = CounterMetricFamily(
+        "understudy_rejected", "events that could not be used", labels=("model", "reason")
+    )
+    for report in reports:
+        phase.add_metric((report.model,), {p.value: p is report.phase for p in Phase})
+        epoch.add_metric((report.model,), report.epoch)
+        in_force.add_metric((report.model,), report.epoch_in_force)
+        counts = {**dict.fromkeys((r.value for r in Reason), 0), **report.rejected}
+        for reason, count in counts.items():
+            rejected.add_metric((report.model, reason), count)
+    yield from (phase, epoch, in_force, rejected)
+
+
+def _router(status: dict[str, Json]) -> Iterator[Metric]:
+    connected, nacks = status.get("connected"), status.get("nacks")
+    if isinstance(connected, int | float):
+        text = "routers that are connected"
+        yield GaugeMetricFamily("understudy_router_connected", text, value=float(connected))
+    if isinstance(nacks, int | float):
+        text = "configurations that a router refused"
+        yield CounterMetricFamily("understudy_router_nacks", text, value=float(nacks))
+
+
+def registry(backend: Backend) -> CollectorRegistry:
+    """A registry of its own, so that two apps in one process do not meet."""
+    own = CollectorRegistry(auto_describe=False)
+    own.register(Reports(backend))
+    return own
+
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request) -> Response:
+    """Prometheus text, or OpenMetrics where the scraper asks for it."""
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(request.app.state.registry), headers={"Content-Type": media_type})

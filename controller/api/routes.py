@@ -1,0 +1,186 @@
+"""Models: how they stand, why, and what operators and pipelines ask of them.
+
+Every path begins with a model that exists; `known` answers 404 for the others, with the list.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from controller.api.backend import Backend
+from controller.api.problems import ProblemError, unknown_model
+from controller.api.schemas import (
+    Assignment,
+    AssignmentQuery,
+    Assignments,
+    Candidate,
+    Command,
+    Decisions,
+    History,
+    ModelReport,
+    Models,
+    Problem,
+    Summary,
+    finite,
+)
+from controller.core.model import Json, Operation
+
+UNSUPPORTED = frozenset({Operation.APPROVE, Operation.UNDO})
+"""Operations of the contract that nothing carries out yet."""
+
+
+def backend_of(request: Request) -> Backend:
+    """The controller that this app serves."""
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+Controller = Annotated[Backend, Depends(backend_of)]
+
+
+def known(model: str, backend: Controller) -> str:
+    """The model of the path, if there is one of that name."""
+    if model not in backend.models():
+        raise unknown_model(model, backend.models())
+    return model
+
+
+Known = Annotated[str, Depends(known)]
+_NO_MODEL: dict[int | str, dict[str, object]] = {404: {"model": Problem}}
+_CONFLICT: dict[int | str, dict[str, object]] = {
+    403: {"model": Problem},
+    409: {"model": Problem},
+    415: {"model": Problem},
+    422: {"model": Problem},
+    503: {"model": Problem},
+}
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+of_model = APIRouter(prefix="/{model}", responses=_NO_MODEL)
+
+
+@router.get("")
+async def models(backend: Controller) -> Models:
+    """Every model in one line, and the state of the router."""
+    return Models(
+        models=[Summary.of(backend.report(model)) for model in backend.models()],
+        router={key: finite(value) for key, value in backend.router_status().items()},
+    )
+
+
+@of_model.get("")
+async def model_report(model: Known, backend: Controller) -> ModelReport:
+    """Where the model stands."""
+    return ModelReport.of(backend.report(model))
+
+
+@of_model.get("/arms")
+async def arms(model: Known, backend: Controller) -> ModelReport:
+    """Weights, rewards and intervals of every arm: the dashboard's source."""
+    return ModelReport.of(backend.report(model))
+
+
+@of_model.get("/history")
+async def history(model: Known, backend: Controller) -> History:
+    """Weights and rewards over time, as columns."""
+    return History.of(model, backend.history(model))
+
+
+@of_model.get("/decisions", responses={422: {"model": Problem}})
+async def decisions(
+    model: Known,
+    backend: Controller,
+    after: Annotated[int, Query(ge=0, description="only those with a greater number")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    *,
+    newest_first: bool = True,
+) -> Decisions:
+    """The decisions: verdict, split, reason and evidence of each."""
+    found = backend.decisions(model, after=after, limit=limit, newest_first=newest_first)
+    return Decisions(
+        model=model,
+        decisions=[{key: finite(value) for key, value in row.items()} for row in found],
+    )
+
+
+@of_model.get("/explain", responses={422: {"model": Problem}})
+async def explain(
+    model: Known,
+    backend: Controller,
+    decision: Annotated[int | None, Query(ge=1, description="the present if left out")] = None,
+) -> dict[str, object]:
+    """Why it moved, or why it did not, with the numbers."""
+    try:
+        found = backend.explain(model, decision)
+    except KeyError as exc:
+        which = "any decision yet" if decision is None else f"a decision {decision}"
+        raise ProblemError(404, "unknown-decision", f"{model} does not have {which}.") from exc
+    return {key: finite(value) for key, value in found.items()}
+
+
+@of_model.post(
+    "/candidates",
+    status_code=202,
+    responses={201: {"model": ModelReport, "description": "Its rollout has begun."}, **_CONFLICT},
+)
+async def candidates(
+    model: Known, backend: Controller, body: Candidate, response: Response
+) -> ModelReport:
+    """Offer a version. 201 when its rollout has begun, 202 when it waits for its turn."""
+    if body.model not in {None, model}:
+        detail = f"The body names the model {body.model!r}, the path {model!r}."
+        raise ProblemError(422, "invalid", detail)
+    report = await backend.candidate(model, body.event())
+    if report.candidate == body.version:
+        response.status_code = 201
+        response.headers["Location"] = f"/v1/models/{model}"
+    return ModelReport.of(report)
+
+
+@of_model.post("/assignments", responses={422: {"model": Problem}, 503: {"model": Problem}})
+async def assignments(
+    model: Known, backend: Controller, body: AssignmentQuery
+) -> Assignment | Assignments:
+    """The arm of a unit, for routing layers that are not ours."""
+    units = [body.unit] if body.units is None else body.units
+    found = [
+        _assignment(unit, row)
+        for unit, row in zip(units, backend.assign(model, units), strict=True)
+    ]
+    return found[0] if body.units is None else Assignments(assignments=found)
+
+
+def _assignment(unit: str | None, row: dict[str, Json]) -> Assignment:
+    wanted = {key: row.get(key) for key in ("arm", "epoch", "propensity", "request_id")}
+    return Assignment.model_validate({"unit": unit, **wanted})
+
+
+def _operate(operation: Operation) -> None:
+    """Add the endpoint of one operation."""
+    unsupported = operation in UNSUPPORTED
+
+    @of_model.post(
+        f"/{operation.value}",
+        operation_id=operation.value,
+        summary=operation.value.capitalize(),
+        responses={501: {"model": Problem}, **_CONFLICT} if unsupported else _CONFLICT,
+    )
+    async def operate(
+        model: Known, backend: Controller, request: Request, body: Command | None = None
+    ) -> ModelReport:
+        """Carry out an operator's command; 409 when it does not fit the phase."""
+        if unsupported:
+            raise ProblemError(501, "unsupported", f"{operation.value}: not supported yet.")
+        command = body or Command()
+        by = command.by or (request.client.host if request.client else "")
+        report = await backend.command(
+            model, operation, by=by, reason=command.reason, version=command.version
+        )
+        return ModelReport.of(report)
+
+
+for _operation in Operation:
+    _operate(_operation)
+router.include_router(of_model)

@@ -1,0 +1,200 @@
+"""A backend in memory that behaves: it keeps events, numbers decisions, refuses what does not fit."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from controller.core.model import (
+    ArmReport,
+    Json,
+    Lift,
+    Operation,
+    Phase,
+    Report,
+    Role,
+    Verdict,
+)
+from controller.errors import CommandError, EventError, Retryable
+from controller.stream.codec import Canonical
+
+T0 = 1795423600.0
+
+
+def arm(name: str, role: Role, weight: int, n: int, mean: float | None) -> ArmReport:
+    """An arm with `n` exposures, a tenth of them still pending."""
+    closed = n - n // 10
+    half = 0.8 / math.sqrt(closed) if closed else 1.0
+    return ArmReport(
+        arm=name,
+        role=role,
+        weight=weight,
+        weight_in_force=weight,
+        exposures=n,
+        outcomes=closed,
+        pending=n // 10,
+        rewards=round(closed * (mean or 0)),
+        errors=n // 400,
+        units=closed,
+        mean=mean,
+        interval=None if mean is None else (max(0.0, mean - half), min(1.0, mean + half)),
+    )
+
+
+def ramping(model: str, time: float, weight: int, n: int = 4_000) -> Report:
+    """`v2` is being tried against `v1` at `weight` basis points."""
+    arms = (
+        arm("v1", Role.CHAMPION, 10_000 - weight, n, 0.78 + 0.01 * math.sin(n / 900)),
+        arm("v2", Role.CANDIDATE, weight, n * weight // 10_000, 0.9 if weight else None),
+    )
+    return Report(
+        model=model,
+        time=time,
+        phase=Phase.RAMPING,
+        stage="canary",
+        step=2,
+        epoch=17,
+        epoch_in_force=17,
+        verdict=Verdict.HOLD,
+        cause="outcomes",
+        reason="v2 holds at 5 %: 212 of 400 outcomes, no harm seen",
+        champion="v1",
+        candidate="v2",
+        queue=("v3",),
+        arms=arms,
+        lift={"v2": Lift(0.042, -0.011, math.inf)},
+        health={"log_sample_ratio": -math.inf, "unknown_epoch": 0},
+        rejected={"orphan": 3, "late": 1, "duplicate": 0},
+    )
+
+
+def ramp(model: str, length: int = 120) -> list[Report]:
+    """A history: nothing, then 5 %, 25 % and 50 % for `v2`."""
+    weights = (0, 500, 2_500, 5_000)
+    return [
+        ramping(model, T0 + 5 * i, weights[4 * i // length], 40 + 60 * i) for i in range(length)
+    ]
+
+
+def decision(number: int, model: str, verdict: Verdict, reason: str) -> dict[str, Json]:
+    """A decision as the ledger tells it; one number of its evidence is infinite."""
+    return {
+        "number": number,
+        "time": T0 + 60 * number,
+        "model": model,
+        "stage": "canary",
+        "step": min(number, 4),
+        "phase": "ramping",
+        "verdict": verdict.value,
+        "cause": "step",
+        "reason": reason,
+        "epoch": 13 + number,
+        "weights": {"v1": 9_500, "v2": 500},
+        "evidence": {"v2": {"log_harm": -math.inf, "n": 212}},
+    }
+
+
+class Fake:
+    """Meets `controller.api.backend.Backend`."""
+
+    def __init__(self, *names: str) -> None:
+        self.reports = {name: ramping(name, T0 + 600, 500) for name in names}
+        self.past = {name: ramp(name) for name in names}
+        self.log: list[Canonical] = []
+        self.commands: list[tuple[str, Operation, str, str]] = []
+        self.offered: list[dict[str, Json]] = []
+        self.missing: dict[str, bool | str] = {"log": True, "router": True}
+        self.router: dict[str, Json] = {"connected": 1, "nacks": 2, "last_nack": None}
+        self.is_log_reachable = True
+        self.listeners: set[asyncio.Queue[Report]] = set()
+        self.ledger = {
+            name: [
+                decision(n, name, Verdict.ADVANCE, f"v2 takes step {n}: no harm in {n * 200} outcomes")
+                for n in range(1, 13)
+            ]
+            for name in names
+        }
+
+    def models(self) -> tuple[str, ...]:
+        return tuple(self.reports)
+
+    def report(self, model: str) -> Report:
+        return self.reports[model]
+
+    def decisions(
+        self, model: str, *, after: int = 0, limit: int = 100, newest_first: bool = True
+    ) -> list[dict[str, Json]]:
+        found = [row for row in self.ledger[model] if int(str(row["number"])) > after]
+        return (found[::-1] if newest_first else found)[:limit]
+
+    def explain(self, model: str, number: int | None) -> dict[str, Json]:
+        return {row["number"]: row for row in self.ledger[model]}[number or 12]
+
+    def history(self, model: str) -> list[Report]:
+        return self.past[model]
+
+    async def ingest(self, events: Sequence[Canonical | EventError]) -> list[str | None]:
+        if not self.is_log_reachable:
+            raise Retryable("the event log is out of reach", after_s=2.5)
+        self.log += [event for event in events if not isinstance(event, EventError)]
+        return [str(event) if isinstance(event, EventError) else None for event in events]
+
+    async def command(
+        self,
+        model: str,
+        operation: Operation,
+        *,
+        by: str,
+        reason: str,
+        version: str | None = None,
+    ) -> Report:
+        report = self.reports[model]
+        if operation is Operation.RESUME and report.phase is not Phase.PAUSED:
+            raise CommandError(f"{model} is not paused, it is {report.phase.value}")
+        self.commands.append((model, operation, by, reason))
+        phases = {Operation.PAUSE: Phase.PAUSED, Operation.RESUME: Phase.RAMPING}
+        self.publish(replace(report, phase=phases.get(operation, Phase.PROMOTED)))
+        return self.reports[model]
+
+    async def candidate(self, model: str, version: dict[str, Json]) -> Report:
+        name = str(version["version"])
+        report = self.reports[model]
+        if name in {"v1", "v2"}:
+            raise CommandError(f"{name} was already tried")
+        self.offered.append(version)
+        if report.candidate is None:
+            self.publish(replace(report, candidate=name))
+        else:
+            self.publish(replace(report, queue=(*report.queue, name)))
+        return self.reports[model]
+
+    def assign(self, model: str, units: Sequence[str | None]) -> list[dict[str, Json]]:
+        return [
+            {
+                "arm": "v1",
+                "epoch": 17,
+                "propensity": 0.95,
+                "request_id": f"own-{index}" if unit is None else None,
+            }
+            for index, unit in enumerate(units)
+        ]
+
+    async def changes(self) -> AsyncIterator[Report]:
+        inbox: asyncio.Queue[Report] = asyncio.Queue()
+        self.listeners.add(inbox)
+        while True:
+            yield await inbox.get()
+
+    def ready(self) -> dict[str, bool | str]:
+        return self.missing
+
+    def router_status(self) -> dict[str, Json]:
+        return self.router
+
+    def publish(self, report: Report) -> None:
+        """A new report: to be called in the server's loop."""
+        self.reports[report.model] = report
+        for inbox in self.listeners:
+            inbox.put_nowait(report)
