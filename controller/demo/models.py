@@ -7,13 +7,13 @@ All are one-nearest-neighbour classifiers, told apart by what they learned from:
     v3   as many, a third mislabelled    right about 66 times in a hundred
 
 One neighbour is chosen because it repeats its teacher's mistakes: models that average (trees in
-numbers, regressions, more neighbours) shrug off a third of wrong labels, and then v3 would be a good
-version. It is also exact, so the accuracies are the same on every machine.
+numbers, regressions, more neighbours) shrug off a third of wrong labels, and then v3 would be a
+good version. It is also exact, so the accuracies are the same on every machine.
 
 The traffic is drawn from rows that no version has seen. Nothing outside this module imports
 scikit-learn, and this module imports it where it is used, so that everything else of the demo works
-without it. `python -m controller.demo.models DIR` trains in a process of its own: the conductor stays
-free to be interrupted, and does not keep scikit-learn in memory for the rest of the run.
+without it. `python -m controller.demo.models DIR` trains in a process of its own: the conductor
+stays free to be interrupted, and does not keep scikit-learn in memory for the rest of the run.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@
     GET  /v2/models/digits[/versions/V]/ready
     POST /v2/models/digits[/versions/V]/infer       {"inputs": [...]} -> {"outputs": [...]}
 
-It takes one tensor of FP32 [n, 64], flat or nested as the protocol allows, and gives `label` (INT64
-[n]) and `probabilities` (FP32 [n, 10]), or those of the two that the request names. Whatever does not
-fit is answered with 400 (404 for another model's name) and `{"error": "..."}`; nothing a client sends
-makes it answer 500.
+It takes one tensor of FP32 [n, 64], flat or nested as the protocol allows, and gives `label`
+(INT64 [n]) and `probabilities` (FP32 [n, 10]), or those of the two that the request names. Whatever
+does not fit is answered with 400 (404 for another model's name) and `{"error": "..."}`; nothing a
+client sends makes it answer 500.
 
 The port is bound before the model is loaded and printed at once (`{"port": 40123}`): whoever starts
 the servers can write the policy while they warm up. Requests that come early wait in the backlog.
