@@ -57,10 +57,14 @@ class PolicyError(UnderstudyError):
 
 
 class EventError(UnderstudyError):
-    """An event that cannot be used; `reason` is the word under which it is counted."""
+    """An event that cannot be used; `reason` is the word under which it is counted.
 
-    def __init__(self, reason: str, message: str) -> None:
+    event  the event as it came, for the dead-letter table
+    """
+
+    def __init__(self, reason: str, message: str, *, event: bytes = b"") -> None:
         self.reason = reason
+        self.event = event
         super().__init__(message)
 
 

@@ -29,7 +29,7 @@ from controller.core.model import (
     SplitEvent,
 )
 from controller.core.policy import Policy
-from controller.core.state import State, Totals, with_arms, with_split, with_stratum
+from controller.core.state import State, with_arms, with_split, with_stratum
 
 FAILED_FROM = 500
 """HTTP statuses from here on, and 0 (the user got no answer), are errors of the arm."""
@@ -91,11 +91,16 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
             value=rewards.value,
         ),
     )
-    state = _answered(state, exposures, strata, absorbed.accepted, absorbed.analysed)
+    state = _answered(state, exposures, strata, absorbed.accepted, absorbed.entered)
     state = _mirrored(state, micro)
     outcomes, expired = join.close(state.join, rule, state.clock)
     state = _closed(policy, state, outcomes)
-    rejected = (*micro.rejected, *unknown, *absorbed.rejected, *expired)
+    rejected = (
+        *micro.rejected,
+        *unknown,
+        *absorbed.refused.listed(),
+        *expired.listed(),
+    )
     return _counted(state, rejected), rejected
 
 
@@ -221,7 +226,7 @@ def _cells(state: State, strata: Int, arms: Int, values: Float) -> tuple[Cell, .
 
 
 def _answered(
-    state: State, exposures: Exposures, strata: Int, accepted: Bool, analysed: Bool
+    state: State, exposures: Exposures, strata: Int, accepted: Bool, entered: Bool
 ) -> State:
     """Count the exposures and their errors; feed the error guardrail and the sample ratio."""
     failed = (exposures.status >= FAILED_FROM) | (exposures.status == 0)
@@ -233,9 +238,9 @@ def _answered(
     )
     lost = int(np.count_nonzero(accepted & (strata < 0))) if state.rollout else 0
     state = replace(state, totals=totals, unattributed=state.unattributed + lost)
-    if state.estimators is None or state.spec is None or not analysed.any():
+    if state.estimators is None or state.spec is None or not entered.any():
         return state
-    cells = _cells(state, strata[analysed], exposures.arm[analysed], failed[analysed].astype(float))
+    cells = _cells(state, strata[entered], exposures.arm[entered], failed[entered].astype(float))
     estimators = estimate.observe_answers(state.spec, state.estimators, cells)
     return replace(state, estimators=estimate.observe_units(state.spec, estimators, cells))
 
@@ -293,11 +298,9 @@ def _count(arms: Int, n_arms: int) -> Int:
 
 
 def _counted(state: State, rejected: tuple[Rejected, ...]) -> State:
-    joined = state.join.take_joined(len(state.arms))
-    totals: Totals = replace(state.totals, joined=state.totals.joined + joined)
     if not rejected:
-        return replace(state, totals=totals)
+        return state
     counts = dict(state.rejected)
     for event in rejected:
         counts[event.reason] = counts.get(event.reason, 0) + 1
-    return replace(state, totals=totals, rejected=counts)
+    return replace(state, rejected=counts)

@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from controller.core import estimate
 from controller.core.decide.guardrail import ERROR_SHARE, SAMPLE_RATIO_THRESHOLD
 from controller.core.decide.phases import IN_ROLLOUT
 from controller.core.conduct import INTERVAL_ALPHA, situated
 from controller.core.decide.situation import Situation
+from controller.core.estimate.effect import arm_interval
 from controller.core.model import (
     ArmReport,
     ArmSummary,
     CandidateEvidence,
+    Int,
     Json,
     Lift,
     Phase,
@@ -58,14 +58,11 @@ def report(policy: Policy, state: State) -> Report:
 
 
 def _arms(state: State, evidence: CandidateEvidence | None) -> tuple[ArmReport, ...]:
-    pending = state.join.pending(len(state.arms))
     names = sorted(set(state.arms) | {state.champion}, key=lambda arm: (arm != state.champion, arm))
-    return tuple(_arm(state, evidence, arm, pending) for arm in names)
+    return tuple(_arm(state, evidence, arm) for arm in names)
 
 
-def _arm(
-    state: State, evidence: CandidateEvidence | None, arm: str, pending: np.ndarray
-) -> ArmReport:
+def _arm(state: State, evidence: CandidateEvidence | None, arm: str) -> ArmReport:
     i = state.arms.index(arm) if arm in state.arms else -1
     counts = state.totals
     summary = _summary(state, evidence, arm, i)
@@ -74,15 +71,20 @@ def _arm(
         role=Role.CHAMPION if arm == state.champion else Role.CANDIDATE,
         weight=state.split.weights.get(arm, 0),
         weight_in_force=state.in_force.get(arm, 0),
-        exposures=int(counts.exposures[i]) if i >= 0 else 0,
-        outcomes=int(counts.outcomes[i]) if i >= 0 else 0,
-        pending=int(pending[i]) if i >= 0 else 0,
-        rewards=int(counts.joined[i]) if i >= 0 else 0,
-        errors=int(counts.errors[i]) if i >= 0 else 0,
+        exposures=_at(counts.exposures, i),
+        outcomes=_at(counts.outcomes, i),
+        pending=_at(state.join.pending, i),
+        rewards=_at(state.join.joined, i),
+        errors=_at(counts.errors, i),
         units=summary.n,
         mean=summary.mean,
         interval=summary.interval,
     )
+
+
+def _at(counts: Int, i: int) -> int:
+    """The count of arm `i`, 0 for an arm that was never counted."""
+    return int(counts[i]) if 0 <= i < len(counts) else 0
 
 
 def _summary(state: State, evidence: CandidateEvidence | None, arm: str, i: int) -> ArmSummary:
@@ -93,7 +95,7 @@ def _summary(state: State, evidence: CandidateEvidence | None, arm: str, i: int)
                 return summary
     n, total = (int(state.totals.outcomes[i]), float(state.totals.value[i])) if i >= 0 else (0, 0.0)
     high = state.spec.high if state.spec else 1.0
-    interval = estimate.arm_interval(n, total / high, INTERVAL_ALPHA)
+    interval = arm_interval(n, total / high, INTERVAL_ALPHA)
     scaled = (interval[0] * high, interval[1] * high) if interval else None
     return ArmSummary(arm, n, total, total / n if n else None, scaled, 0, 0)
 

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from controller.core.estimate import Estimators, EstimatorSpec
-from controller.core.join import Table
+from controller.core.join import Table, from_arrays, to_arrays
 from controller.core.model import (
     BASIS,
     EventBatch,
@@ -40,15 +40,13 @@ class Stratum:
 class Totals:
     """Counts per arm over the life of the log; all arrays (n_arms,), indexed like `State.arms`.
 
-    exposures, errors, outcomes, joined  int64: answered requests, failed ones, closed exposures,
-                                         rewards joined to exposures
+    exposures, errors, outcomes  int64: answered requests, failed ones, closed exposures
     value                                float64: sum of the outcomes' values
     """
 
     exposures: Int
     errors: Int
     outcomes: Int
-    joined: Int
     value: Float
 
     def grown(self, n_arms: int) -> Totals:
@@ -61,7 +59,6 @@ class Totals:
             exposures=np.concatenate([self.exposures, more]),
             errors=np.concatenate([self.errors, more]),
             outcomes=np.concatenate([self.outcomes, more]),
-            joined=np.concatenate([self.joined, more]),
             value=np.concatenate([self.value, more.astype(np.float64)]),
         )
 
@@ -143,7 +140,7 @@ def initial(policy: Policy) -> State:
 
 def _no_totals() -> Totals:
     empty = np.zeros(0, dtype=np.int64)
-    return Totals(empty, empty, empty, empty, empty.astype(np.float64))
+    return Totals(empty, empty, empty, empty.astype(np.float64))
 
 
 def with_arms(state: State, names: tuple[str, ...]) -> State:
@@ -195,10 +192,10 @@ def image(state: State) -> Any:
     """The state as a value that can be written down; events that wait are read again."""
     values = {f.name: getattr(state, f.name) for f in fields(IMAGE)}
     offset = state.waiting[0].start if state.waiting else state.offset
-    return IMAGE(**values | {"offset": offset, "join": state.join.to_arrays()})
+    return IMAGE(**values | {"offset": offset, "join": to_arrays(state.join)})
 
 
 def revived(snapshot: Any) -> State:
     """The state behind an `image`; it goes on exactly as the one that was written down."""
     values = {f.name: getattr(snapshot, f.name) for f in fields(IMAGE)}
-    return State(**values | {"join": Table.from_arrays(snapshot.join)})
+    return State(**values | {"join": from_arrays(snapshot.join)})

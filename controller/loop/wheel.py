@@ -118,7 +118,7 @@ class Wheel:
         self._restless = set(self._folds)
         self._ticked: dict[str, float] = {}
         self._states: dict[str, State] = {}
-        self._published: dict[str, int] = {}
+        self._published: list[RoutedModel] = []
         self.troubles: dict[str, str] = {}
 
     @property
@@ -205,7 +205,7 @@ class Wheel:
         state = self._states.get(model)
         if state is None or model in self._restless or model in self.troubles:
             return True
-        is_waiting = state.join.pending(len(state.arms)).any() or state.phase in ACTIVE
+        is_waiting = state.join.pending.any() or state.phase in ACTIVE
         unsettled = state.in_force_epoch < state.split.epoch
         return is_waiting or unsettled or now - self._ticked[model] >= IDLE_TICK_S
 
@@ -223,10 +223,11 @@ class Wheel:
 
     async def _act(self) -> None:
         """Publish what is wanted and note in the log what the routers have accepted."""
+        routed = [self._routed(model) for model in sorted(self._states)]
+        if routed != self._published:
+            await self._router.publish(routed)
+            self._published = routed
         wanted = {m: s.split.epoch for m, s in self._states.items()}
-        if wanted != self._published:
-            await self._router.publish([self._routed(m) for m in sorted(self._states)])
-            self._published = wanted
         unconfirmed = self._unconfirmed()
         if not unconfirmed:
             return

@@ -46,7 +46,9 @@ def intake(
     try:
         documents = _documents(body.removeprefix(_BOM).strip(_BLANK), media_type)
     except UNREADABLE as exc:
-        return [malformed(f"body: found no JSON array ({exc}), expected a JSON array of events")]
+        error = malformed(f"body: found no JSON array ({exc}), expected a JSON array of events")
+        error.event = body
+        return [error]
     return [_judged(document) for document in documents]
 
 
@@ -75,6 +77,7 @@ def _judged(event: bytes | Json) -> Canonical | EventError:
     try:
         return canonical(event)
     except EventError as error:
+        error.event = event if isinstance(event, bytes) else msgspec.json.encode(event)
         return error
 
 

@@ -48,17 +48,18 @@ def absorb(
     if rule.by == "unit":
         table.follow_units()
     refused: Refusals = []
-    accepted = _absorb_exposures(table, rule, exposures, refused)
+    accepted, entered = _absorb_exposures(table, rule, exposures, refused)
     _absorb_rewards(table, rule, rewards, refused)
-    return Absorbed(accepted, Refused.gather(refused))
+    return Absorbed(accepted, entered, Refused.gather(refused))
 
 
 def _absorb_exposures(
     table: Table, rule: JoinRule, exposures: JoinExposures, refused: Refusals
-) -> Bool:
+) -> tuple[Bool, Bool]:
     accepted = np.zeros(exposures.time.size, np.bool_)
+    entered = np.zeros_like(accepted)
     if not accepted.size:
-        return accepted
+        return accepted, entered
     order = np.lexsort((exposures.offset, exposures.time))
     late = exposures.time[order] < table.clock - rule.grace_s
     known = np.zeros(order.size, np.bool_)
@@ -70,8 +71,9 @@ def _absorb_exposures(
     known[~late] = ~fresh
     refused.append((exposures.offset[order[known]], Cause.REPEATED_EXPOSURE))
     accepted[order[~late]] = fresh
-    _enter(table, rule, rows, batch.in_rollout[fresh])
-    return accepted
+    new = _enter(table, rule, rows, batch.in_rollout[fresh])
+    entered[order[~late][fresh]] = np.isin(rows, new)
+    return accepted, entered
 
 
 def _store(table: Table, batch: JoinExposures) -> tuple[Int, Bool]:
@@ -96,24 +98,30 @@ def _store(table: Table, batch: JoinExposures) -> tuple[Int, Bool]:
     return rows, fresh
 
 
-def _enter(table: Table, rule: JoinRule, rows: Int, in_rollout: Bool) -> None:
-    """Mark the exposures that are analysed: every one, or the first of each unit."""
+def _enter(table: Table, rule: JoinRule, rows: Int, in_rollout: Bool) -> Int:
+    """Mark the exposures that are analysed: every one, or the first of each unit.
+
+    Gives the rows with which a unit enters that was not there before.
+    """
     store = table.exposures
     rows = rows[in_rollout]
     if not rule.units:
         store.flags[rows] |= ANALYSED
-        return
+        return rows
     is_alone = store.unit[rows] == 0
-    store.flags[rows[is_alone]] |= ANALYSED
+    alone = rows[is_alone]
+    store.flags[alone] |= ANALYSED
     rows = rows[~is_alone]
     if not rows.size:
-        return
+        return alone
     rows = rows[np.lexsort((store.request[rows], store.time[rows], store.unit[rows]))]
-    _root(table, rule, rows[starts(store.unit[rows])])
+    return np.concatenate([alone, _root(table, rule, rows[starts(store.unit[rows])])])
 
 
-def _root(table: Table, rule: JoinRule, rows: Int) -> None:
+def _root(table: Table, rule: JoinRule, rows: Int) -> Int:
     """Make exposures of distinct units the roots of those units that have no earlier one.
+
+    Gives the rows whose unit was not there before.
 
     A root whose predecessor by event time comes in a later micro-batch gives way to it: which one
     came first must not depend on how the events travelled. It is still pending then, since an
@@ -125,11 +133,13 @@ def _root(table: Table, rule: JoinRule, rows: Int) -> None:
     is_moved = (root >= 0) & precedes(table, rows, root)
     _hand_over(table, rule, root[is_moved], rows[is_moved])
     table.exposures.flags[root[is_moved]] &= ~ANALYSED
-    enters = is_moved | ~units.entered[unit]
+    is_new = ~units.entered[unit]
+    enters = is_moved | is_new
     table.exposures.flags[rows[enters]] |= ANALYSED
     units.root[unit[enters]] = rows[enters]
     units.entered[unit[enters]] = True
     _recredit(table, rule)
+    return rows[is_new]
 
 
 def _hand_over(table: Table, rule: JoinRule, old: Int, new: Int) -> None:

@@ -158,8 +158,11 @@ class Absorbed:
     """What became of a micro-batch.
 
     accepted  (n_exposures,) bool, in the order in which the exposures were given
+    entered   (n_exposures,) bool: it enters the analysis, alone or as the first of its unit that
+              came; a unit enters once, also when an earlier exposure of it comes later
     refused   exposures and rewards that could not be used
     """
 
     accepted: Bool
+    entered: Bool
     refused: Refused

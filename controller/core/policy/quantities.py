@@ -34,7 +34,7 @@ _DURATION_PHRASE: Final = "a duration with its unit, such as 30s, 10m, 36h or 7d
 _SHARE_PHRASE: Final = "a share such as 5% or 0.05"
 
 
-def _duration_s(value: object) -> float:
+def duration_s(value: object) -> float:
     if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
         return float(Decimal(match[1]) * _UNITS_S[match[3]])
     raise ValueError(_DURATION_PHRASE)
@@ -66,11 +66,11 @@ def _share_schema(phrase: str, **bounds: float) -> WithJsonSchema:
 
 
 Duration: TypeAlias = Annotated[
-    float, BeforeValidator(_duration_s), Field(ge=0), _duration_schema(_DURATION_PHRASE)
+    float, BeforeValidator(duration_s), Field(ge=0), _duration_schema(_DURATION_PHRASE)
 ]
 PositiveDuration: TypeAlias = Annotated[
     float,
-    BeforeValidator(_duration_s),
+    BeforeValidator(duration_s),
     Field(gt=0),
     _duration_schema("a duration longer than 0 with its unit, such as 30s, 10m, 36h or 7d"),
 ]

@@ -1,0 +1,288 @@
+"""The command `understudy`: contract 4.3. Parses, calls, prints; decides nothing.
+
+`serve`, `demo`, `check`, `schema` and `replay` work here; the others are clients of the API of a
+running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads the state folder, so that it
+works when nothing runs. Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from controller import bootstrap
+from controller.cli import remote
+from controller.cli.printing import Output, print_rows, print_value
+from controller.core.model import Json, Operation
+from controller.core.policy import parse, position, schema, warnings
+from controller.errors import PolicyError, UnderstudyError
+from controller.settings import Address, Settings, default_state
+from controller.sim import replay as replaying
+
+app = typer.Typer(
+    name="understudy",
+    help="Online model evaluation and rollout controller.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+candidate_app = typer.Typer(help="Offer versions of a model, and list them.", no_args_is_help=True)
+app.add_typer(candidate_app, name="candidate")
+
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print.")]
+ApiOption = Annotated[
+    str, typer.Option("--api", envvar="UNDERSTUDY_API", help="Where `serve` answers, HOST:PORT.")
+]
+StateOption = Annotated[
+    Path,
+    typer.Option("--state", envvar="UNDERSTUDY_STATE", help="Folder of the log and the ledger."),
+]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept in the ledger.")]
+DEFAULT_API = "127.0.0.1:8800"
+
+
+@app.command()
+def demo(
+    *,
+    output: OutputOption = Output.TABLE,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
+    state: Annotated[Path | None, typer.Option("--state", help="Keep the state here.")] = None,
+    rate: Annotated[float, typer.Option("--rate", min=1.0, help="Requests a second.")] = 300.0,
+) -> None:
+    """The whole loop on this machine: real models, a roll-back and a promotion."""
+    from controller.demo.run import demo as run_demo  # noqa: PLC0415 - scikit-learn is an extra
+
+    kind = "json" if output is Output.JSON else "table"
+    raise typer.Exit(run_demo(keep=keep, output=kind, state=state, rate=rate))
+
+
+@app.command()
+def serve(  # noqa: PLR0913 - a command's options
+    *,
+    policies: Annotated[
+        Path, typer.Option("--policies", envvar="UNDERSTUDY_POLICIES", help="Folder of policies.")
+    ] = Path("policies"),
+    state: StateOption = Path(""),
+    api: ApiOption = DEFAULT_API,
+    router: Annotated[
+        str, typer.Option("--router", envvar="UNDERSTUDY_ROUTER", help="Where users' requests come.")
+    ] = "127.0.0.1:8080",
+    xds: Annotated[
+        str, typer.Option("--xds", envvar="UNDERSTUDY_XDS", help="Where routers get their splits.")
+    ] = "127.0.0.1:18000",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Controller, API, dashboard, and one local Envoy."""
+    settings = Settings(
+        policies=policies,
+        state=_state(state),
+        api=Address.parse(api, "--api"),
+        router=Address.parse(router, "--router"),
+        xds=Address.parse(xds, "--xds"),
+    )
+    raise typer.Exit(bootstrap.serve(settings, is_json=output is Output.JSON))
+
+
+@app.command()
+def check(files: Annotated[list[Path], typer.Argument(help="Policy files.")]) -> None:
+    """Lint policies: every fault with file, line and field; then what cannot work."""
+    faulty = False
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8")
+            policy = parse(text, str(file))
+        except PolicyError as exc:
+            faulty = True
+            typer.echo(str(exc))
+            continue
+        except (OSError, UnicodeDecodeError) as exc:
+            faulty = True
+            typer.echo(f"{file}: found no readable file ({exc}), expected a policy in YAML")
+            continue
+        for advice in warnings(policy):
+            line, column = position(text, advice.path)
+            typer.echo(f"{file}:{line}:{column}: warning: {advice.path}: {advice.sentence}")
+        typer.echo(f"{file}: ok, policy of {policy.model}")
+    raise typer.Exit(1 if faulty else 0)
+
+
+@app.command(name="schema")
+def schema_command() -> None:
+    """JSON Schema of a policy."""
+    print_value(schema(), Output.JSON)
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="A policy file.")],
+    events: Annotated[Path, typer.Option("--events", help="Recorded events, JSON Lines.")],
+    output: OutputOption = Output.TABLE,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between ticks where the log has none.")
+    ] = replaying.INTERVAL_S,
+) -> None:
+    """The decisions that recorded events lead to."""
+    policy = parse(_text(file), str(file))
+    if not events.is_file():
+        raise UnderstudyError(f"{events}: found no file, expected recorded events, one JSON a line")
+    needs_ticks = not replaying.has_ticks(events)
+    blocks = replaying.lines_of(events)
+    for row in replaying.replay(policy, blocks, interval_s=interval if needs_ticks else None):
+        _print_decision(row, output)
+
+
+@app.command()
+def status(
+    model: Annotated[str | None, typer.Argument(help="One model; all without it.")] = None,
+    *,
+    api: ApiOption = DEFAULT_API,
+    watch: Annotated[bool, typer.Option("--watch", help="Print again on every change.")] = False,
+    wait: Annotated[str | None, typer.Option("--wait", help="Wait for this phase.")] = None,
+    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait.")] = "10m",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Where each model stands."""
+    raise typer.Exit(
+        remote.status(api, model, watch=watch, wait=wait, timeout=timeout, output=output)
+    )
+
+
+@app.command()
+def explain(
+    model: str,
+    *,
+    api: ApiOption = DEFAULT_API,
+    decision: Annotated[int | None, typer.Option("--decision", help="A decision's number.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Why it moved, or why it did not, with the numbers."""
+    remote.explain(api, model, decision, output)
+
+
+@candidate_app.command(name="add")
+def candidate_add(  # noqa: PLR0913 - a command's options
+    model: str,
+    version: str,
+    *,
+    endpoint: Annotated[list[str], typer.Option("--endpoint", help="HOST:PORT; may be repeated.")],
+    parent: Annotated[str | None, typer.Option("--parent", help="The version it came from.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="NAME=VALUE; may be repeated.")
+    ] = None,
+    trained_at: Annotated[str | None, typer.Option("--trained-at", help="RFC 3339.")] = None,
+    api: ApiOption = DEFAULT_API,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Offer a version as a candidate."""
+    body: dict[str, Json] = {"version": version, "endpoints": list(endpoint)}
+    if parent:
+        body["parent"] = parent
+    if trained_at:
+        body["trained_at"] = trained_at
+    if metric:
+        body["metrics"] = dict(_metric(text) for text in metric)
+    remote.post(api, model, "candidates", body, output)
+
+
+@candidate_app.command(name="list")
+def candidate_list(
+    model: str, *, api: ApiOption = DEFAULT_API, output: OutputOption = Output.TABLE
+) -> None:
+    """The arms of a model, and the queue."""
+    remote.candidates(api, model, output)
+
+
+def _operation(operation: Operation, text: str) -> None:
+    def command(
+        model: str,
+        *,
+        reason: ReasonOption = "",
+        api: ApiOption = DEFAULT_API,
+        output: OutputOption = Output.TABLE,
+    ) -> None:
+        remote.post(api, model, operation.value, {"reason": reason} if reason else {}, output)
+
+    command.__doc__ = text
+    app.command(name=operation.value)(command)
+
+
+_operation(Operation.PROMOTE, "Promote the candidate now.")
+_operation(Operation.ROLLBACK, "Roll the candidate back now.")
+_operation(Operation.PAUSE, "Keep the split as it is, until `resume`.")
+_operation(Operation.RESUME, "Go on after `pause`.")
+
+
+@app.command()
+def ledger(
+    model: str,
+    *,
+    state: StateOption = Path(""),
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Derive every decision again from the log.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """The decisions of a model."""
+    folder = _state(state)
+    if verify:
+        faults, count = bootstrap.verify(folder, model)
+        for fault in faults:
+            typer.echo(fault)
+        if not faults:
+            typer.echo(f"{model}: {count} decisions derived again from the log, all equal")
+        raise typer.Exit(1 if faults else 0)
+    rows = bootstrap.ledger_rows(folder, model)
+    print_rows(rows, output, ("number", "time", "phase", "verdict", "weights", "reason"))
+
+
+@app.command()
+def events(
+    model: str,
+    *,
+    state: StateOption = Path(""),
+) -> None:
+    """The event log of a model, as JSON Lines: what `replay --events` reads."""
+    for lines in bootstrap.log_lines(_state(state), model):
+        sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
+
+
+def _print_decision(row: dict[str, Json], output: Output) -> None:
+    if output is not Output.TABLE:
+        print_value(row, output, compact=True)
+        return
+    marker = "final" if row.get("final") else row["verdict"]
+    typer.echo(f"{row['time']}  {row['phase']:<12}  {marker:<9}  {row['reason']}")
+
+
+def _metric(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    try:
+        if equals and name:
+            return name, float(value)
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"found {text!r}, expected NAME=VALUE, such as accuracy=0.94")
+
+
+def _state(given: Path) -> Path:
+    return given if str(given) not in ("", ".") else default_state()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UnderstudyError(f"{file}: found no readable file ({exc})") from exc
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command; errors of ours are one sentence on stderr and exit code 1."""
+    try:
+        return app(argv)
+    except UnderstudyError as exc:
+        typer.echo(f"understudy: {exc}", err=True)
+        raise SystemExit(1) from exc
+

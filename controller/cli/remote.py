@@ -1,0 +1,156 @@
+"""Commands that ask a running `serve` over its API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import httpx
+import typer
+
+from controller.cli.printing import Output, print_rows, print_value
+from controller.core.model import Json, Phase
+from controller.core.policy.quantities import duration_s
+from controller.errors import Retryable, UnderstudyError
+
+_POLL_S = 0.5
+
+
+class RefusedError(UnderstudyError):
+    """The controller answered with a problem."""
+
+
+def status(  # noqa: PLR0913 - a command's options
+    api: str,
+    model: str | None,
+    *,
+    watch: bool,
+    wait: str | None,
+    timeout: str,
+    output: Output,
+) -> int:
+    """Print where models stand; the exit code."""
+    if wait is not None:
+        return _wait(api, model, wait, timeout, output)
+    _print_status(api, model, output)
+    try:
+        while watch:
+            asyncio.run(asyncio.sleep(1.0))
+            if output is Output.TABLE:
+                typer.clear()
+            _print_status(api, model, output)
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _wait(api: str, model: str | None, phase: str, timeout: str, output: Output) -> int:
+    if model is None:
+        raise typer.BadParameter("--wait needs a MODEL")
+    if phase not in set(Phase):
+        raise typer.BadParameter(f"found {phase!r}, expected one of {', '.join(Phase)}")
+    polls = max(1, round(duration_s(timeout) / _POLL_S))
+    for _ in range(polls):
+        if _get(api, f"/v1/models/{model}")["phase"] == phase:
+            _print_status(api, model, output)
+            return 0
+        asyncio.run(asyncio.sleep(_POLL_S))
+    _print_status(api, model, output)
+    typer.echo(f"understudy: {model} did not reach {phase} within {timeout}", err=True)
+    return 1
+
+
+def _print_status(api: str, model: str | None, output: Output) -> None:
+    names = [model] if model else [str(m["model"]) for m in _get(api, "/v1/models")["models"]]
+    reports = [_get(api, f"/v1/models/{name}/arms") for name in names]
+    if output is not Output.TABLE:
+        print_value(reports if model is None else reports[0], output)
+        return
+    for report in reports:
+        _print_report(report)
+    if not reports:
+        typer.echo("no models")
+
+
+def _print_report(report: Mapping[str, Json]) -> None:
+    stage = f"{report['stage']} step {report['step']}" if report["stage"] else "no stage"
+    typer.echo(f"{report['model']}: {report['phase']} ({stage}), epoch {report['epoch']}")
+    typer.echo(f"  {report['reason']}")
+    health = report.get("health")
+    if isinstance(health, dict) and health.get("trouble"):
+        typer.echo(f"  HOLDING: {health['trouble']}")
+    arms = report["arms"]
+    assert isinstance(arms, list)
+    columns = (
+        "arm",
+        "role",
+        "weight",
+        "weight_in_force",
+        "exposures",
+        "outcomes",
+        "pending",
+        "rewards",
+        "mean",
+        "interval",
+    )
+    print_rows([arm for arm in arms if isinstance(arm, dict)], Output.TABLE, columns)
+    if report.get("rejected"):
+        typer.echo(f"  rejected: {report['rejected']}")
+
+
+def explain(api: str, model: str, number: int | None, output: Output) -> None:
+    """Print why a model moved, or why it does not."""
+    query = f"?decision={number}" if number is not None else ""
+    document = _get(api, f"/v1/models/{model}/explain{query}")
+    if output is not Output.TABLE:
+        print_value(document, output)
+        return
+    typer.echo(f"{model}: {document['phase']}, {document['verdict']}")
+    typer.echo(f"  because {document['reason']}")
+    conditions = document.get("conditions")
+    if isinstance(conditions, list) and conditions:
+        rows = [row for row in conditions if isinstance(row, dict)]
+        print_rows(rows, Output.TABLE, ("name", "evidence", "threshold", "reached", "then"))
+    if number is not None:
+        print_value(document.get("evidence"), Output.YAML)
+
+
+def candidates(api: str, model: str, output: Output) -> None:
+    """Print a model's arms and what waits in its queue."""
+    report = _get(api, f"/v1/models/{model}")
+    arms, queue = report["arms"], report.get("queue") or []
+    assert isinstance(arms, list)
+    assert isinstance(queue, list)
+    rows: list[dict[str, Json]] = [
+        {"version": arm["arm"], "role": arm["role"], "weight": arm["weight"]}
+        for arm in arms
+        if isinstance(arm, dict) and arm["arm"] not in queue
+    ]
+    rows += [{"version": name, "role": "queued", "weight": 0} for name in queue]
+    print_rows(rows, output, ("version", "role", "weight"))
+
+
+def post(api: str, model: str, action: str, body: Mapping[str, Json], output: Output) -> None:
+    """Send a command and print where the model stands then."""
+    report = _call("POST", api, f"/v1/models/{model}/{action}", body)
+    if output is not Output.TABLE:
+        print_value(report, output)
+        return
+    _print_report(report)
+
+
+def _get(api: str, path: str) -> dict[str, Json]:
+    return _call("GET", api, path, None)
+
+
+def _call(method: str, api: str, path: str, body: Mapping[str, Json] | None) -> dict[str, Json]:
+    base = api if api.startswith("http") else f"http://{api}"
+    try:
+        response = httpx.request(method, base + path, json=body, timeout=30.0)
+    except httpx.HTTPError as exc:
+        raise Retryable(f"no controller answers at {base} ({exc}): is `understudy serve` running?") from exc
+    document = response.json()
+    if response.is_error:
+        raise RefusedError(f"{document.get('title')}: {document.get('detail')}")
+    result: dict[str, Json] = document
+    return result

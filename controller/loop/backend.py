@@ -1,0 +1,265 @@
+"""What the API asks of the loop: reads from the last turn, writes through the log.
+
+Reads never touch a state that a turn is working on: they see the report that the last turn left.
+Writes are events. An operator's command is checked against the last report, so that a wish that does
+not fit is refused at once with a reason; the engine checks it again in its place in the log, because
+by then the phase may have changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from uuid import uuid4
+
+from controller.core import conduct, split
+from controller.core.model import Json, Operation, Reason, Report, Role, Version
+from controller.core.record import decision_document
+from controller.errors import CommandError, EventError
+from controller.ledger import Ledger
+from controller.loop.fold import Turned
+from controller.loop.wheel import Clock, Router, Wheel
+from controller.stream import codec
+from controller.stream.wire import Canonical
+
+HISTORY = 600
+"""Reports kept for the plots; when there are more, every second one is dropped."""
+
+AHEAD_S = 300.0
+"""How far ahead of our clock an event's time may be: more would never close."""
+
+OURS = {
+    "tick": "ticks are made by the controller",
+    "command": "commands go to POST /v1/models/{model}/…, candidates to …/candidates",
+}
+
+
+class LoopBackend:
+    """The controller as the API sees it."""
+
+    def __init__(self, models: Sequence[str], *, ledger: Ledger, router: Router, clock: Clock) -> None:
+        self._models = tuple(models)
+        self._ledger = ledger
+        self._router = router
+        self._clock = clock
+        self._turned: dict[str, Turned] = {}
+        self._history: dict[str, deque[Report]] = {model: deque() for model in models}
+        self._listeners: set[asyncio.Queue[Report]] = set()
+        self.wheel: Wheel | None = None
+
+    # --- what the wheel tells -----------------------------------------------------------------
+
+    def told(self, model: str, turned: Turned) -> None:
+        """A turn of `model` is over."""
+        before = self._turned.get(model)
+        self._turned[model] = turned
+        report = turned.report
+        if before is not None and replace(before.report, time=report.time) == report:
+            return
+        history = self._history[model]
+        history.append(report)
+        if len(history) > HISTORY:
+            self._history[model] = deque(list(history)[::2])
+        for queue in self._listeners:
+            queue.put_nowait(report)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every model's log has been read."""
+        return set(self._turned) == set(self._models)
+
+    # --- reads --------------------------------------------------------------------------------
+
+    def models(self) -> tuple[str, ...]:
+        """The models that have a policy."""
+        return self._models
+
+    def report(self, model: str) -> Report:
+        """Where `model` stands; with the trouble that holds it, if any."""
+        report = self._turned[model].report
+        trouble = self._trouble(model)
+        if trouble is None:
+            return report
+        return replace(report, health={**report.health, "trouble": trouble})
+
+    def decisions(
+        self, model: str, *, after: int = 0, limit: int = 100, newest_first: bool = True
+    ) -> list[dict[str, Json]]:
+        """Decisions with a number above `after`."""
+        self._known(model)
+        if not newest_first:
+            found = self._ledger.decisions(model, after=after, limit=limit)
+            return [decision_document(decision) for decision in found]
+        last = self._ledger.last_decision(model)
+        first = max(after, last.number - limit) if last else after
+        found = self._ledger.decisions(model, after=first, limit=limit)
+        return [decision_document(decision) for decision in reversed(found)]
+
+    def explain(self, model: str, number: int | None) -> dict[str, Json]:
+        """A decision with its numbers; without a number, what holds the model now."""
+        self._known(model)
+        if number is not None:
+            decision = self._ledger.decision(model, number)
+            if decision is None:
+                raise KeyError(number)
+            return decision_document(decision)
+        turned, report = self._turned[model], self.report(model)
+        last = self._ledger.last_decision(model)
+        return {
+            "model": model,
+            "time": report.time,
+            "phase": report.phase.value,
+            "stage": report.stage,
+            "step": report.step,
+            "verdict": report.verdict.value,
+            "reason": report.reason,
+            "conditions": list(turned.conditions),
+            "health": report.health,
+            "last_decision": decision_document(last) if last else None,
+        }
+
+    def history(self, model: str) -> list[Report]:
+        """Recent reports, oldest first."""
+        return list(self._history[model])
+
+    async def changes(self) -> AsyncIterator[Report]:
+        """Every new report from now on."""
+        queue: asyncio.Queue[Report] = asyncio.Queue()
+        self._listeners.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._listeners.discard(queue)
+
+    def ready(self) -> dict[str, bool | str]:
+        """Whether each component does its work."""
+        troubles = self.wheel.troubles if self.wheel else {}
+        connected = self._router.status().get("connected", 0)
+        return {
+            "log and ledger": "; ".join(troubles.values()) or True,
+            "models": True if self.is_complete else "the log is still being read",
+            "router": True if connected or not self._models else "no router is connected",
+            "splits": True if self._is_settled() else "the router has not accepted a split yet",
+        }
+
+    def router_status(self) -> dict[str, Json]:
+        """Connected routers and refusals."""
+        return self._router.status()
+
+    # --- writes -------------------------------------------------------------------------------
+
+    async def ingest(self, events: Sequence[Canonical | EventError]) -> list[str | None]:
+        """Keep what can be used in the log, the rest in the table of refused events."""
+        latest = self._clock() + AHEAD_S
+        errors: list[str | None] = []
+        lines: dict[str, list[bytes]] = {}
+        refused: list[tuple[str, str, bytes]] = []
+        for event in events:
+            if isinstance(event, Canonical) and (fault := self._fault(event, latest)) is None:
+                assert event.model is not None
+                lines.setdefault(event.model, []).append(event.line)
+                errors.append(None)
+                continue
+            reason, error, text = _refusal(event, latest, self)
+            refused.append((reason, error, text))
+            errors.append(error)
+        if lines:
+            await self._wheel.append(lines)
+        if refused:
+            await asyncio.to_thread(self._ledger.reject, "api", refused)
+        return errors
+
+    def _fault(self, event: Canonical, latest: float) -> str | None:
+        if event.type in OURS:
+            return OURS[event.type]
+        if event.model not in self._models:
+            return f"model: found {event.model!r}, expected one of {', '.join(self._models)}"
+        if event.time > latest:
+            return f"time: found {event.time}, which is more than {AHEAD_S:g} s ahead of our clock"
+        return None
+
+    async def command(
+        self, model: str, operation: Operation, *, by: str, reason: str, version: str | None = None
+    ) -> Report:
+        """Carry out an operator's command."""
+        self._require(model, operation)
+        line = codec.command_line(
+            model,
+            time=self._clock(),
+            command=operation,
+            by=by,
+            reason=reason,
+            version=version,
+        )
+        await self._wheel.append_and_turn(model, line)
+        return self.report(model)
+
+    async def candidate(self, model: str, version: dict[str, Json]) -> Report:
+        """Offer a version."""
+        state = self._turned[model].state
+        name = str(version["version"])
+        if not conduct.is_new(state, name):
+            raise CommandError(f"{name} is the champion, or in the queue, or was tried already")
+        known = Version(
+            name=name,
+            endpoints=tuple(version.get("endpoints") or ()),  # type: ignore[arg-type]
+            parent=version.get("parent"),  # type: ignore[arg-type]
+            trained_at=version.get("trained_at"),  # type: ignore[arg-type]
+            metrics=dict(version.get("metrics") or {}),  # type: ignore[arg-type]
+        )
+        line = codec.version_line(model, time=self._clock(), version=known, role=Role.CANDIDATE)
+        await self._wheel.append_and_turn(model, line)
+        return self.report(model)
+
+    def assign(self, model: str, units: Sequence[str | None]) -> list[dict[str, Json]]:
+        """The arm of each unit under the present split; a unit of its own gets a request id."""
+        wanted = self._turned[model].state.split
+        rows: list[dict[str, Json]] = []
+        for unit in units:
+            request_id = str(uuid4())
+            arm = split.assign(wanted, unit if unit is not None else request_id)
+            rows.append(
+                {
+                    "unit": unit,
+                    "arm": arm,
+                    "epoch": wanted.epoch,
+                    "propensity": split.propensity(wanted, arm),
+                    "request_id": request_id,
+                }
+            )
+        return rows
+
+    # --- inside -------------------------------------------------------------------------------
+
+    @property
+    def _wheel(self) -> Wheel:
+        assert self.wheel is not None
+        return self.wheel
+
+    def _known(self, model: str) -> None:
+        if model not in self._models:
+            raise KeyError(model)
+
+    def _is_settled(self) -> bool:
+        return self.wheel is not None and self.wheel.is_settled
+
+    def _trouble(self, model: str) -> str | None:
+        troubles = self.wheel.troubles if self.wheel else {}
+        return troubles.get(model) or troubles.get("")
+
+    def _require(self, model: str, operation: Operation) -> None:
+        state = self._turned[model].state
+        if not conduct.legal_operation(state, operation):
+            raise CommandError(f"{operation.value} does not fit: {model} is {state.phase.value}")
+
+
+def _refusal(
+    event: Canonical | EventError, latest: float, backend: LoopBackend
+) -> tuple[str, str, bytes]:
+    if isinstance(event, EventError):
+        return event.reason, str(event), event.event
+    fault = backend._fault(event, latest)  # noqa: SLF001 - the same room
+    return Reason.MALFORMED, fault or "", event.line

@@ -1,0 +1,50 @@
+"""Where `serve` finds its things: from options, else from `UNDERSTUDY_…` variables, else defaults."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller.errors import UnderstudyError
+
+
+class SettingsError(UnderstudyError):
+    """A setting that cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a port; port 0 means: any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> Address:
+        """An address written `HOST:PORT`; `name` is the setting's, for the error."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not host or not port.isdecimal() or int(port) > 65535:
+            raise SettingsError(f"{name}: found {text!r}, expected HOST:PORT, such as 127.0.0.1:8800")
+        return cls(host.strip("[]"), int(port))
+
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of `understudy serve`."""
+
+    policies: Path
+    state: Path
+    api: Address
+    router: Address
+    xds: Address
+
+
+def default_state() -> Path:
+    """The XDG state folder."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "understudy"
