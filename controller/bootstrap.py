@@ -1,8 +1,8 @@
 """The one place that wires: settings in, a running controller out.
 
-Starts, from the ground up: the state folder's lock, log, ledger, control plane, Envoy, wheel, API. Ends in
-an order that loses nothing: the router first (it drains), then a last turn of the wheel that reads
-what the router wrote, then the API, then the stores.
+Starts, from the ground up: the state folder's lock, log, ledger, control plane, Envoy, wheel, API.
+Ends in an order that loses nothing: the router first (it drains), then a last turn of the wheel
+that reads what the router wrote, then the API, then the stores.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from controller.loop.wheel import Drained, Wheel
 from controller.router.access_log import exposure_lines
 from controller.router.envoy import LocalEnvoy
 from controller.router.server import ControlPlane
-from controller.router.snapshot import ListenerConfig, RoutedModel, Snapshot, snapshot
+from controller.router.snapshot import RoutedModel, Snapshot, snapshot
 from controller.router.tail import Tail
 from controller.settings import Address, Settings
 from controller.stream import Mark, Stream, open_stream
@@ -46,6 +46,8 @@ ROTATE_BYTES = 64 << 20
 ACCESS_LOG = "access_log"
 
 _LOOK_AGAIN_S = 0.05
+
+log = structlog.get_logger()
 
 
 def serve(settings: Settings, *, is_json: bool) -> int:
@@ -125,6 +127,21 @@ def _wired(
     return backend, wheel
 
 
+async def _router(settings: Settings, stack: AsyncExitStack) -> tuple[ControlPlane, LocalEnvoy]:
+    envoy = LocalEnvoy(
+        settings.state / "router", host=settings.router.host, port=settings.router.port
+    )
+    plane = ControlPlane(memory=envoy.memory_path)
+    xds = await plane.start(
+        settings.xds.host, settings.xds.port, unix_path=Path(envoy.xds_path)
+    )
+    stack.push_async_callback(plane.stop)
+    log.info("control plane", xds=xds)
+    await envoy.start()
+    stack.push_async_callback(envoy.stop)
+    return plane, envoy
+
+
 def _stores(state: Path, stack: AsyncExitStack) -> tuple[Stream, Ledger]:
     stream = open_stream(f"sqlite:///{state.absolute() / 'events.db'}")
     stack.callback(stream.close)
@@ -136,7 +153,7 @@ def _stores(state: Path, stack: AsyncExitStack) -> tuple[Stream, Ledger]:
 async def _until(
     is_so: Callable[[], bool], tasks: Sequence[asyncio.Task[None]], stopping: asyncio.Event
 ) -> None:
-    """Wait until something is so, or the process is asked to stop; a task that ended is an error."""
+    """Wait until something is so or the process is to stop; a task that ended is an error."""
     while not is_so() and not stopping.is_set():
         for task in tasks:
             if task.done():
@@ -187,7 +204,7 @@ def _announce(api: str, router: str, *, is_json: bool) -> None:
 
 
 def _configure_logs() -> None:
-    """Sentences on a terminal, JSON elsewhere; always on stderr, so that stdout stays a contract."""
+    """Sentences on a terminal, JSON elsewhere; on stderr, so that stdout stays a contract."""
     level = logging.getLevelName(os.environ.get("UNDERSTUDY_LOG_LEVEL", "INFO").upper())
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer()
@@ -202,7 +219,9 @@ def _configure_logs() -> None:
             *trace,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level if isinstance(level, int) else 20),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            level if isinstance(level, int) else 20
+        ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 
@@ -297,8 +316,8 @@ def ledger_rows(state: Path, model: str) -> list[dict[str, Json]]:
 def verify(state: Path, model: str) -> tuple[list[str], int]:
     """What is wrong with a model's ledger, and how many decisions it has.
 
-    The chain of hashes shows rows that were changed; deriving every decision again from the log shows
-    decisions that the log does not lead to.
+    The chain of hashes shows rows that were changed; deriving every decision again from the log
+    shows decisions that the log does not lead to.
     """
     with opened(state) as (stream, ledger):
         _require(ledger, model)

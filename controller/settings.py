@@ -1,4 +1,4 @@
-"""Where `serve` finds its things: from options, else from `UNDERSTUDY_…` variables, else defaults."""
+"""Where `serve` finds its things: options, else `UNDERSTUDY_…` variables, else defaults."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class Address:
         """An address written `HOST:PORT`; `name` is the setting's, for the error."""
         host, colon, port = text.rpartition(":")
         if not colon or not host or not port.isdecimal() or int(port) > 65535:
-            raise SettingsError(f"{name}: found {text!r}, expected HOST:PORT, such as 127.0.0.1:8800")
+            raise SettingsError(
+                f"{name}: found {text!r}, expected HOST:PORT, such as 127.0.0.1:8800"
+            )
         return cls(host.strip("[]"), int(port))
 
     def __str__(self) -> str:

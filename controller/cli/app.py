@@ -1,8 +1,8 @@
 """The command `understudy`: contract 4.3. Parses, calls, prints; decides nothing.
 
 `serve`, `demo`, `check`, `schema` and `replay` work here; the others are clients of the API of a
-running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads the state folder, so that it
-works when nothing runs. Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
+running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads the state folder, so
+that it works when nothing runs. Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ DEFAULT_API = "127.0.0.1:8800"
 def demo(
     *,
     output: OutputOption = Output.TABLE,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave everything running at the end.")
+    ] = False,
     state: Annotated[Path | None, typer.Option("--state", help="Keep the state here.")] = None,
     rate: Annotated[float, typer.Option("--rate", min=1.0, help="Requests a second.")] = 300.0,
 ) -> None:
@@ -65,10 +67,11 @@ def serve(  # noqa: PLR0913 - a command's options
     policies: Annotated[
         Path, typer.Option("--policies", envvar="UNDERSTUDY_POLICIES", help="Folder of policies.")
     ] = Path("policies"),
-    state: StateOption = Path(""),
+    state: StateOption = Path(),
     api: ApiOption = DEFAULT_API,
     router: Annotated[
-        str, typer.Option("--router", envvar="UNDERSTUDY_ROUTER", help="Where users' requests come.")
+        str,
+        typer.Option("--router", envvar="UNDERSTUDY_ROUTER", help="Where users' requests come."),
     ] = "127.0.0.1:8080",
     xds: Annotated[
         str, typer.Option("--xds", envvar="UNDERSTUDY_XDS", help="Where routers get their splits.")
@@ -121,7 +124,8 @@ def replay(
     events: Annotated[Path, typer.Option("--events", help="Recorded events, JSON Lines.")],
     output: OutputOption = Output.TABLE,
     interval: Annotated[
-        float, typer.Option("--interval", min=0.1, help="Seconds between ticks where the log has none.")
+        float,
+        typer.Option("--interval", min=0.1, help="Seconds between ticks where the log has none."),
     ] = replaying.INTERVAL_S,
 ) -> None:
     """The decisions that recorded events lead to."""
@@ -135,7 +139,7 @@ def replay(
 
 
 @app.command()
-def status(
+def status(  # noqa: PLR0913 - a command's options
     model: Annotated[str | None, typer.Argument(help="One model; all without it.")] = None,
     *,
     api: ApiOption = DEFAULT_API,
@@ -168,7 +172,9 @@ def candidate_add(  # noqa: PLR0913 - a command's options
     version: str,
     *,
     endpoint: Annotated[list[str], typer.Option("--endpoint", help="HOST:PORT; may be repeated.")],
-    parent: Annotated[str | None, typer.Option("--parent", help="The version it came from.")] = None,
+    parent: Annotated[
+        str | None, typer.Option("--parent", help="The version it came from.")
+    ] = None,
     metric: Annotated[
         list[str] | None, typer.Option("--metric", help="NAME=VALUE; may be repeated.")
     ] = None,
@@ -219,7 +225,7 @@ _operation(Operation.RESUME, "Go on after `pause`.")
 def ledger(
     model: str,
     *,
-    state: StateOption = Path(""),
+    state: StateOption = Path(),
     verify: Annotated[
         bool, typer.Option("--verify", help="Derive every decision again from the log.")
     ] = False,
@@ -242,7 +248,7 @@ def ledger(
 def events(
     model: str,
     *,
-    state: StateOption = Path(""),
+    state: StateOption = Path(),
 ) -> None:
     """The event log of a model, as JSON Lines: what `replay --events` reads."""
     for lines in bootstrap.log_lines(_state(state), model):
@@ -285,4 +291,3 @@ def main(argv: list[str] | None = None) -> Any:
     except UnderstudyError as exc:
         typer.echo(f"understudy: {exc}", err=True)
         raise SystemExit(1) from exc
-

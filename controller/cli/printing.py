@@ -34,9 +34,7 @@ def print_value(value: object, output: Output, *, compact: bool = False) -> None
     typer.echo(json.dumps(value, indent=None if compact else 2, separators=separators))
 
 
-def print_rows(
-    rows: Sequence[Mapping[str, Json]], output: Output, columns: Sequence[str]
-) -> None:
+def print_rows(rows: Sequence[Mapping[str, Json]], output: Output, columns: Sequence[str]) -> None:
     """Print rows: all fields for programs, `columns` for people."""
     if output is not Output.TABLE:
         print_value(list(rows), output)
@@ -58,5 +56,7 @@ def cell(column: str, value: Json) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}={each}" for key, each in value.items())
     if isinstance(value, list):
-        return ", ".join(str(each) if not isinstance(each, float) else f"{each:.4g}" for each in value)
+        return ", ".join(
+            str(each) if not isinstance(each, float) else f"{each:.4g}" for each in value
+        )
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+import click
 import httpx
 import typer
 
@@ -37,7 +38,7 @@ def status(  # noqa: PLR0913 - a command's options
         while watch:
             asyncio.run(asyncio.sleep(1.0))
             if output is Output.TABLE:
-                typer.clear()
+                click.clear()
             _print_status(api, model, output)
     except KeyboardInterrupt:
         return 0
@@ -61,7 +62,7 @@ def _wait(api: str, model: str | None, phase: str, timeout: str, output: Output)
 
 
 def _print_status(api: str, model: str | None, output: Output) -> None:
-    names = [model] if model else [str(m["model"]) for m in _get(api, "/v1/models")["models"]]
+    names = [model] if model else _models(api)
     reports = [_get(api, f"/v1/models/{name}/arms") for name in names]
     if output is not Output.TABLE:
         print_value(reports if model is None else reports[0], output)
@@ -70,6 +71,12 @@ def _print_status(api: str, model: str | None, output: Output) -> None:
         _print_report(report)
     if not reports:
         typer.echo("no models")
+
+
+def _models(api: str) -> list[str]:
+    models = _get(api, "/v1/models")["models"]
+    assert isinstance(models, list)
+    return [str(model["model"]) for model in models if isinstance(model, dict)]
 
 
 def _print_report(report: Mapping[str, Json]) -> None:
@@ -148,7 +155,9 @@ def _call(method: str, api: str, path: str, body: Mapping[str, Json] | None) -> 
     try:
         response = httpx.request(method, base + path, json=body, timeout=30.0)
     except httpx.HTTPError as exc:
-        raise Retryable(f"no controller answers at {base} ({exc}): is `understudy serve` running?") from exc
+        raise Retryable(
+            f"no controller answers at {base} ({exc}): is `understudy serve` running?"
+        ) from exc
     document = response.json()
     if response.is_error:
         raise RefusedError(f"{document.get('title')}: {document.get('detail')}")

@@ -118,15 +118,13 @@ _FLOATS = frozenset({"time", "propensity", "latency_ms", "value"})
 _KEYS = frozenset({"request", "unit", "id"})
 
 
-def _dtype(name: str) -> type[np.float64] | type[np.uint64] | type[np.int64]:
+def _dtype(name: str) -> type[np.float64 | np.uint64 | np.int64]:
     if name in _FLOATS:
         return np.float64
     return np.uint64 if name in _KEYS else np.int64
 
 
-DTYPES = {
-    kind: {f.name: _dtype(f.name) for f in fields(kind)} for kind in (Exposures, Rewards)
-}
+DTYPES = {kind: {f.name: _dtype(f.name) for f in fields(kind)} for kind in (Exposures, Rewards)}
 """The types of the columns, for batches without rows."""
 
 

@@ -1,8 +1,9 @@
 """The decision half of a tick: commands, the queue, the stage's verdict. Called by the engine only.
 
-Every function takes a state and gives the next one together with a `Ruling`, or None where there is
-nothing to say. Rulings become decisions in the engine. What a verdict does to a rollout stands here;
-when a verdict is due stands in `decide`; which phases follow which stands in `decide.phases`.
+Every function takes a state and gives the next one together with a `Ruling`, or None where there
+is nothing to say. Rulings become decisions in the engine. What a verdict does to a rollout stands
+here; when a verdict is due stands in `decide`; which phases follow which stands in
+`decide.phases`.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def legal_operation(state: State, operation: Operation) -> bool:
 
 
 def obey(policy: Policy, state: State, event: CommandEvent) -> tuple[State, Ruling]:
-    """Do what the operator asks, or say why it does not fit. A wish that does not fit changes nothing."""
+    """Do what the operator asks; a wish that does not fit changes nothing, and says so."""
     said = f"{event.command} by {event.by or 'an operator'}" + (
         f": {event.reason}" if event.reason else ""
     )
@@ -118,7 +119,7 @@ def obey(policy: Policy, state: State, event: CommandEvent) -> tuple[State, Ruli
 
 
 def _resumed(policy: Policy, state: State) -> State:
-    """Back to where it was paused; the present step starts anew, as its traffic may have changed."""
+    """Back to where it was paused; the present step starts anew."""
     if state.resume_phase in RESTING or state.rollout is None:
         return replace(state, phase=after(state.phase, Happening.REST), resume_phase=None)
     if state.resume_phase is Phase.HOLDING:
@@ -162,7 +163,9 @@ def start_next(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     return _begun(policy, state, candidate)
 
 
-def _gate(policy: Policy, state: State, candidate: str) -> tuple[str | None, bool]:
+def _gate(  # noqa: PLR0911 - one return a reason
+    policy: Policy, state: State, candidate: str
+) -> tuple[str | None, bool]:
     """Why the offline gate does not let the candidate pass, and whether that is final."""
     gate = policy.spec.gates.offline
     if gate is None:
@@ -373,7 +376,7 @@ def first_split(state: State) -> State:
 def _with_split(
     state: State, champion: str, weights: dict[str, int], mirror: dict[str, int]
 ) -> State:
-    """A new epoch. Its exposures may come before the routers' confirmation, so it is known at once."""
+    """A new epoch, known at once: exposures may come before the routers' confirmation."""
     rollout = state.rollout
     epoch = max(state.split.epoch, state.last_epoch) + 1
     split = Split(

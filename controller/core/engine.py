@@ -9,12 +9,12 @@
     5. operators are obeyed, in the order of the log; where none asked for anything,
        the running stage gives its verdict
 
-What was ruled becomes a decision when it is news: any verdict but hold, any change of phase, cause or
-split. Live, replay and simulation call this one function with the same events and get the same
+What was ruled becomes a decision when it is news: any verdict but hold, any change of phase, cause
+or split. Live, replay and simulation call this one function with the same events and get the same
 decisions, bit for bit.
 
-Invariant, checked after every tick: weights are positive and sum to 10 000; the champion of the split
-is the champion; a rollout that is on has its two arms; the epoch never falls.
+Invariant, checked after every tick: weights are positive and sum to 10 000; the champion of the
+split is the champion; a rollout that is on has its two arms; the epoch never falls.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from controller.core.model import (
     Decision,
     Effect,
     EventBatch,
-    Json,
     KeepRejected,
     Phase,
     Ruling,
@@ -50,6 +49,7 @@ from controller.core.state import Said, State
 from controller.errors import InvariantError
 
 Move: TypeAlias = Callable[[State], tuple[State, Ruling | None]]
+
 
 def step(
     policy: Policy, state: State, events: EventBatch
@@ -194,7 +194,7 @@ def check_invariant(state: State) -> None:
         raise InvariantError(f"weights of {state.model} are {split.weights}")
     if split.champion != state.champion or state.champion not in split.weights:
         raise InvariantError(f"{state.champion} is champion, the split says {split.champion}")
-    if state.phase in RESTING and split.weights != {state.champion: BASIS} :
+    if state.phase in RESTING and split.weights != {state.champion: BASIS}:
         raise InvariantError(f"phase {state.phase} with a split of {split.weights}")
     if state.phase in IN_ROLLOUT and state.phase is not Phase.PAUSED and state.rollout is None:
         raise InvariantError(f"phase {state.phase} without a rollout")

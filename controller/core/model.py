@@ -30,7 +30,7 @@ Key: TypeAlias = NDArray[np.uint64]
 Float: TypeAlias = NDArray[np.float64]
 Bool: TypeAlias = NDArray[np.bool_]
 if TYPE_CHECKING:
-    Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+    Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 else:
     Json = Any  # msgspec, which decodes snapshots by these annotations, has no recursive types
 
@@ -297,7 +297,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class ArmSummary:
-    """What was seen of one arm in the rollout: analysed units, their mean, a confidence sequence."""
+    """What was seen of one arm in the rollout."""
 
     arm: str
     n: int

@@ -147,7 +147,10 @@ def _attributed(state: State, exposures: Exposures) -> tuple[State, Int]:
     rollout = state.rollout
     if rollout is None or not stated.any():
         return state, strata
-    for arm, other in ((rollout.candidate, rollout.champion), (rollout.champion, rollout.candidate)):
+    for arm, other in (
+        (rollout.candidate, rollout.champion),
+        (rollout.champion, rollout.candidate),
+    ):
         if arm not in state.arms:
             continue
         rows = stated & (exposures.arm == state.arms.index(arm))
@@ -200,7 +203,10 @@ def _conditional(state: State) -> Float:
     """(n_strata,) probability of the candidate given that it was the champion or that candidate."""
     rollout = state.rollout
     assert rollout is not None
-    shares = [(s.shares.get(rollout.champion, 0), s.shares.get(rollout.candidate, 0)) for s in state.strata]
+    shares = [
+        (s.shares.get(rollout.champion, 0), s.shares.get(rollout.candidate, 0))
+        for s in state.strata
+    ]
     return np.array([c / (c + k) if c + k else 0.0 for k, c in shares], dtype=np.float64)
 
 

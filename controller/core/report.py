@@ -1,5 +1,7 @@
-"""What people see of a state: the report behind the API, the dashboard and `status`; the evidence
-that a decision keeps. Pure: the same state gives the same report.
+"""What people see of a state.
+
+The report behind the API, the dashboard and `status`, and the evidence that a decision keeps. Pure:
+the same state gives the same report.
 """
 
 from __future__ import annotations
@@ -7,9 +9,9 @@ from __future__ import annotations
 import math
 
 from controller.core import estimate
+from controller.core.conduct import INTERVAL_ALPHA, situated
 from controller.core.decide.guardrail import ERROR_SHARE, SAMPLE_RATIO_THRESHOLD
 from controller.core.decide.phases import IN_ROLLOUT
-from controller.core.conduct import INTERVAL_ALPHA, situated
 from controller.core.decide.situation import Situation
 from controller.core.estimate.effect import arm_interval
 from controller.core.model import (
@@ -27,7 +29,7 @@ from controller.core.policy import Policy, Stage
 from controller.core.state import State
 
 SIGNIFICANT = 9
-"""Digits kept of the figures in a decision: more than anyone reads, fewer than machines differ in."""
+"""Digits kept of a decision's figures: more than anyone reads, fewer than machines differ in."""
 
 
 def report(policy: Policy, state: State) -> Report:
@@ -171,8 +173,13 @@ def conditions(policy: Policy, state: State) -> list[dict[str, Json]]:
         return []
     stage = policy.spec.stages[situation.rollout.stage]
     return [
-        {"name": name, "evidence": rounded(math.exp(min(log_e, 700.0))), "threshold": rounded(1 / alpha),
-         "reached": log_e >= -math.log(alpha), "then": then}
+        {
+            "name": name,
+            "evidence": rounded(math.exp(min(log_e, 700.0))),
+            "threshold": rounded(1 / alpha),
+            "reached": log_e >= -math.log(alpha),
+            "then": then,
+        }
         for name, log_e, alpha, then in _tests(stage, situation)
     ]
 

@@ -1,8 +1,8 @@
 """The state of one model: what the fold over its log has made so far.
 
-`state = fold(step, events)`. Everything here is derived from the log and the policy alone. The joiner's
-table is the one part that is changed in place, because it may hold ten million exposures: a state
-given to `engine.step` is used up by it, like a value that moved.
+`state = fold(step, events)`. Everything here is derived from the log and the policy alone. The
+joiner's table is the one part that is changed in place, because it may hold ten million exposures:
+a state given to `engine.step` is used up by it, like a value that moved.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What the API asks of the loop: reads from the last turn, writes through the log.
 
 Reads never touch a state that a turn is working on: they see the report that the last turn left.
-Writes are events. An operator's command is checked against the last report, so that a wish that does
-not fit is refused at once with a reason; the engine checks it again in its place in the log, because
-by then the phase may have changed.
+Writes are events. An operator's command is checked against the last report, so that a wish that
+does not fit is refused at once with a reason; the engine checks it again in its place in the log,
+because by then the phase may have changed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
-from controller.core import conduct, split
+from controller.core import conduct
 from controller.core.model import Json, Operation, Reason, Report, Role, Version
 from controller.core.record import decision_document
+from controller.core.split import assign, propensity
 from controller.errors import CommandError, EventError
 from controller.ledger import Ledger
 from controller.loop.fold import Turned
@@ -39,7 +40,9 @@ OURS = {
 class LoopBackend:
     """The controller as the API sees it."""
 
-    def __init__(self, models: Sequence[str], *, ledger: Ledger, router: Router, clock: Clock) -> None:
+    def __init__(
+        self, models: Sequence[str], *, ledger: Ledger, router: Router, clock: Clock
+    ) -> None:
         self._models = tuple(models)
         self._ledger = ledger
         self._router = router
@@ -158,7 +161,7 @@ class LoopBackend:
         lines: dict[str, list[bytes]] = {}
         refused: list[tuple[str, str, bytes]] = []
         for event in events:
-            if isinstance(event, Canonical) and (fault := self._fault(event, latest)) is None:
+            if isinstance(event, Canonical) and self._fault(event, latest) is None:
                 assert event.model is not None
                 lines.setdefault(event.model, []).append(event.line)
                 errors.append(None)
@@ -220,13 +223,13 @@ class LoopBackend:
         rows: list[dict[str, Json]] = []
         for unit in units:
             request_id = str(uuid4())
-            arm = split.assign(wanted, unit if unit is not None else request_id)
+            arm = assign(wanted, unit if unit is not None else request_id)
             rows.append(
                 {
                     "unit": unit,
                     "arm": arm,
                     "epoch": wanted.epoch,
-                    "propensity": split.propensity(wanted, arm),
+                    "propensity": propensity(wanted, arm),
                     "request_id": request_id,
                 }
             )

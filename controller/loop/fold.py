@@ -1,12 +1,12 @@
-"""One model's state, kept in step with its log and its ledger. Synchronous: runs in a worker thread.
+"""One model's state, in step with its log and its ledger. Synchronous: runs in a thread.
 
 Exactly once: a turn reads the log, steps the engine, and commits decisions, intended effects, dead
-letters and (now and then) a snapshot in one transaction of the ledger. A turn that fails anywhere is
-forgotten whole: the next one starts from the last snapshot and folds the log again, which derives the
-same decisions, and the ledger knows them already.
+letters and (now and then) a snapshot in one transaction of the ledger. A turn that fails anywhere
+is forgotten whole: the next one starts from the last snapshot and folds the log again, which
+derives the same decisions, and the ledger knows them already.
 
-The ledger also says which policy applied from which offset on, so an edit of the policy file does not
-change what `--verify` derives for the time before it.
+The ledger also says which policy applied from which offset on, so an edit of the policy file does
+not change what `--verify` derives for the time before it.
 """
 
 from __future__ import annotations

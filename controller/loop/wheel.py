@@ -3,16 +3,17 @@
 One turn, in this order:
 
     1. drain the sources      access-log lines and their position, into the log, in one transaction
-    2. tick                   the wall clock, into the log of every model in which something may happen
-    3. fold                   each model: read, step, write down
-    4. act                    publish the splits that are wanted
-    5. read back              a split that every connected router accepted is an event of the log
+    2. tick                   the wall clock, into the log of every model in which something may
+    happen 3. fold                   each model: read, step, write down 4. act
+    publish the splits that are wanted 5. read back              a split that every connected
+    router accepted is an event of the log
 
-Sources are drained before the tick, so no exposure that was made before the clock moved is behind it.
-A turn that fails is logged, shown in `status`, and tried again; the split at the routers stays. That is
-the only place in Understudy where every exception is caught.
+Sources are drained before the tick, so no exposure that was made before the clock moved is behind
+it. A turn that fails is logged, shown in `status`, and tried again; the split at the routers
+stays. That is the only place in Understudy where every exception is caught.
 
-Rejected: a thread per model. Turns are short, and one order for all makes a crash easy to think about.
+Rejected: a thread per model. Turns are short, and one order for all makes a crash easy to think
+about.
 """
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ class Wheel:
         state = self._states.get(model)
         if state is None or model in self._restless or model in self.troubles:
             return True
-        is_waiting = state.join.pending.any() or state.phase in ACTIVE
+        is_waiting = bool(state.join.pending.any()) or state.phase in ACTIVE
         unsettled = state.in_force_epoch < state.split.epoch
         return is_waiting or unsettled or now - self._ticked[model] >= IDLE_TICK_S
 
@@ -279,5 +280,7 @@ class Wheel:
         sentence = f"{type(exc).__name__}: {exc}"
         if self.troubles.get(model) != sentence:
             is_bug = isinstance(exc, InvariantError) or not isinstance(exc, UnderstudyError)
-            log.error("holding", model=model or "all", reason=sentence, exc_info=exc if is_bug else None)
+            log.error(
+                "holding", model=model or "all", reason=sentence, exc_info=exc if is_bug else None
+            )
         self.troubles[model] = sentence

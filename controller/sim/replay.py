@@ -1,10 +1,10 @@
 """Replay: fold a recorded log and say what is decided.
 
-A bounded file is a special case of the unbounded stream. What the live loop adds to a log (its ticks)
-a recorded log has already; a log that was written by something else has none, and gets one per
-`interval` of event time, and one behind each version and command, as the live loop gives. The clock never
-passes the last event: windows that are still open at the end of the file stay open, because a reward
-that was not recorded is not a reward that was not given.
+A bounded file is a special case of the unbounded stream. What the live loop adds to a log (its
+ticks) a recorded log has already; a log that was written by something else has none, and gets one
+per `interval` of event time, and one behind each version and command, as the live loop gives. The
+clock never passes the last event: windows that are still open at the end of the file stay open,
+because a reward that was not recorded is not a reward that was not given.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ class Clockwork:
             return batch
         times = self._running(batch)
         places, moments = self._ticks(batch, times)
-        ticks = [Tick(int(batch.start + p + i), t) for i, (p, t) in enumerate(zip(places, moments, strict=True))]
+        ticks = [
+            Tick(int(batch.start + p + i), t)
+            for i, (p, t) in enumerate(zip(places, moments, strict=True))
+        ]
         self._latest = float(times[-1])
         before = np.asarray(places, dtype=np.int64)
 
@@ -91,7 +94,8 @@ class Clockwork:
             return offset + np.searchsorted(before, offset - batch.start, side="right")
 
         control = [
-            replace(event, offset=int(moved(np.array([event.offset]))[0])) for event in batch.control
+            replace(event, offset=int(moved(np.array([event.offset]))[0]))
+            for event in batch.control
         ]
         return replace(
             batch,
@@ -166,8 +170,13 @@ def lines_of(path: Path) -> Iterator[list[bytes]]:
         yield block
 
 
+def _is_tick(line: bytes) -> bool:
+    batch = codec.decode("", 0, [line], others="skip")
+    return any(isinstance(event, Tick) for event in batch.control)
+
+
 def has_ticks(path: Path) -> bool:
     """Whether the log carries its own clock."""
     return any(
-        b'"tick"' in line and codec.is_tick(line) for block in lines_of(path) for line in block
+        b'"tick"' in line and _is_tick(line) for block in lines_of(path) for line in block
     )

@@ -25,7 +25,9 @@ def rule(stage: Stage, situation: Situation) -> Ruling:
     dwell = max(ab.min_duration, situation.settle_s)
     if situation.in_stage_s < dwell:
         left = for_people(dwell - situation.in_stage_s)
-        return Ruling(Verdict.HOLD, "dwell", f"testing for {left} more: {_so_far(ab, situation)}", weights)
+        return Ruling(
+            Verdict.HOLD, "dwell", f"testing for {left} more: {_so_far(ab, situation)}", weights
+        )
     return _concluded(ab, situation, weights) or _undecided(ab, situation, weights)
 
 
@@ -33,7 +35,9 @@ def _concluded(ab: Ab, situation: Situation, weights: dict[str, int]) -> Ruling 
     seen = situation.evidence
     if proven(seen.log_superior, ab.alpha):
         verdict = Verdict.PROMOTE if situation.is_last else Verdict.ADVANCE
-        return Ruling(verdict, "better", f"{seen.candidate.arm} is better: {_so_far(ab, situation)}", weights)
+        return Ruling(
+            verdict, "better", f"{seen.candidate.arm} is better: {_so_far(ab, situation)}", weights
+        )
     if seen.lift.upper < ab.min_effect:
         reason = (
             f"futile: the lift of {seen.candidate.arm} is at most {seen.lift.upper:.2%}, "

@@ -49,9 +49,8 @@ def _onward(canary: Canary, situation: Situation) -> Ruling:
     weights = _weights(canary, situation)
     candidate = situation.rollout.candidate
     if situation.rollout.step + 1 < len(canary.steps):
-        following = canary.steps[situation.rollout.step + 1]
-        reason = f"{candidate} does no harm that {situation.step_outcomes} outcomes show: to {following:.3g}"
-        return Ruling(Verdict.ADVANCE, "step_passed", _as_percent(reason, following), weights)
+        reason = f"{candidate} does no harm that {situation.step_outcomes} outcomes would show"
+        return Ruling(Verdict.ADVANCE, "step_passed", reason, weights)
     if not situation.is_last:
         return Ruling(Verdict.ADVANCE, "canary_passed", f"{candidate} passed the canary", weights)
     if _may_promote(canary, situation):
@@ -62,10 +61,6 @@ def _onward(canary: Canary, situation: Situation) -> Ruling:
         f"{canary.margin:.3g}: {progress(log_e, canary.false_promotion)}"
     )
     return Ruling(Verdict.HOLD, "not_proven", reason, weights)
-
-
-def _as_percent(reason: str, share: float) -> str:
-    return reason.removesuffix(f"{share:.3g}") + f"{share:.3%}".replace(".000%", " %")
 
 
 def _may_promote(canary: Canary, situation: Situation) -> bool:
@@ -94,7 +89,7 @@ def _log_noninferior(situation: Situation) -> float:
 def _promotion_sentence(canary: Canary, situation: Situation) -> str:
     seen = situation.evidence
     return (
-        f"{seen.candidate.arm} is not worse than {seen.champion.arm} by {canary.margin:.3g} or more: "
+        f"{seen.candidate.arm} is not worse than {seen.champion.arm} by {canary.margin:.3g}: "
         f"{seen.candidate.mean:.4g} on {seen.candidate.n} outcomes against "
         f"{seen.champion.mean:.4g} on {seen.champion.n}, "
         f"{progress(_log_noninferior(situation), canary.false_promotion)}"

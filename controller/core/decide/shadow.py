@@ -38,7 +38,9 @@ def rule(stage: Stage, situation: Situation) -> Ruling:
     answers = situation.rollout.shadow_answers
     if situation.in_stage_s < shadow.duration:
         left = for_people(shadow.duration - situation.in_stage_s)
-        return ruling(Verdict.HOLD, "dwell", f"shadowing {candidate} for {left} more, {answers} answers")
+        return ruling(
+            Verdict.HOLD, "dwell", f"shadowing {candidate} for {left} more, {answers} answers"
+        )
     if not answers:
         return ruling(
             Verdict.HOLD, "no_answers", f"no mirrored request was answered by {candidate} yet"

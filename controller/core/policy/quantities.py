@@ -35,6 +35,7 @@ _SHARE_PHRASE: Final = "a share such as 5% or 0.05"
 
 
 def duration_s(value: object) -> float:
+    """A duration as it is written, in seconds; raises ValueError."""
     if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
         return float(Decimal(match[1]) * _UNITS_S[match[3]])
     raise ValueError(_DURATION_PHRASE)
