@@ -162,7 +162,7 @@ def _event(line: bytes) -> Exposure | None:
         unit_of(fields[_FIXED:]),
         _arm(cluster, model),
         epoch,
-        int(status) if not flags and not grpc_status else _status(status, flags, grpc_status),
+        int(status) if flags == b"-" and not grpc_status else _status(status, flags, grpc_status),
         int(latency_us) / 1000 if latency_us else None,
     )
 

@@ -110,7 +110,7 @@ class LocalEnvoy:
     @property
     def listener(self) -> ListenerConfig:
         """Where the router listens and logs: what `snapshot` asks for."""
-        name = xxhash.xxh64_hexdigest(str(self._places.folder))
+        name = xxhash.xxh64_hexdigest(str(self._places.folder).encode())
         return ListenerConfig(
             host=self._host,
             port=self._port,
@@ -232,7 +232,7 @@ class LocalEnvoy:
 
     def _bootstrap(self) -> bytes:
         return bootstrap.document(
-            node=f"local-{xxhash.xxh64_hexdigest(str(self._places.folder))[:8]}",
+            node=f"local-{xxhash.xxh64_hexdigest(str(self._places.folder).encode())[:8]}",
             xds=self.xds_path,
             admin=str(self._places.admin),
         )
@@ -296,7 +296,9 @@ class LocalEnvoy:
 
     async def _requests_under_way(self) -> int:
         found = await self._admin("GET", "/stats?filter=downstream_rq_active$")
-        return sum(int(line.rpartition(" ")[2]) for line in found.splitlines() if "http.router" in line)
+        return sum(
+            int(line.rpartition(" ")[2]) for line in found.splitlines() if "http.router" in line
+        )
 
     async def _admin(self, method: str, path: str) -> str:
         """The body of an answer of Envoy's admin interface."""
@@ -329,7 +331,7 @@ def _package_folders() -> Sequence[Path]:
 def _socket_folder(folder: Path) -> Path:
     """A private folder with a short path, the same for the same state directory."""
     root = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    name = xxhash.xxh64_hexdigest(str(folder))
+    name = xxhash.xxh64_hexdigest(str(folder).encode())
     sockets = Path(root) / f"understudy-{os.getuid()}-{name}"
     sockets.mkdir(mode=0o700, exist_ok=True)
     if (stat := sockets.stat()).st_uid != os.getuid() or stat.st_mode & 0o077:
@@ -351,7 +353,7 @@ def _free_port(host: str, port: int) -> int | None:
 
 def _free_base_id(folder: Path) -> int:
     """A number for Envoy's shared memory, which nobody on this machine uses."""
-    first = xxhash.xxh32_intdigest(str(folder)) % 900_000_000 // 10
+    first = xxhash.xxh32_intdigest(str(folder).encode()) % 900_000_000 // 10
     taken = {each.name for each in Path("/dev/shm").glob("envoy_shared_memory_*")}  # noqa: S108
     return next(n for n in range(first, first + 1000) if f"envoy_shared_memory_{n}0" not in taken)
 

@@ -69,8 +69,6 @@ def spawn(program: Path, arguments: Sequence[str], *, output: Path) -> Process:
     return Process(pid, _began(pid) or 0)
 
 
-
-
 def _began(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat (proc(5)); None when there is no such living process."""
     try:

@@ -355,4 +355,3 @@ def _remember(memory: Path | None, snapshot: Snapshot) -> None:
     fresh = memory.with_suffix(".new")
     fresh.write_bytes(dump(snapshot))
     fresh.replace(memory)
-
