@@ -1,0 +1,144 @@
+"""The split: weights -> ranges of the circle of units; unit -> arm; the propensity of an arm.
+
+A unit sits at `xxh64(salt + unit) mod 10 000` on a circle of BASIS places, and belongs to the arm
+whose range holds that place. The router computes the same formula over the same ranges in the same
+order (Envoy's weighted clusters with a hash policy), so this module can say what the router will
+do, and a test against the real router keeps it so.
+
+Invariants, for every valid split:
+
+    ranges cover [0, BASIS) without gap or overlap, in order
+    sum(end - start of the ranges of an arm) = weights[arm]        so weight 0 is no range at all
+    w <= w'  =>  places(arm, w) is a subset of places(arm, w')     others' weights being equal
+
+The third is the *nesting* that keeps units with their arm while a canary grows: the candidate i of
+K owns the anchor i * BASIS // K and grows clockwise from it, the champion fills the gaps and so may
+have several ranges. Where a candidate has grown onto its neighbour's anchor the neighbour is pushed
+ahead, and only then. A push never comes back to the arm that caused it, because it would have to
+travel a circle that holds more than BASIS places of candidates.
+
+Rejected: champion first and candidates after it in one row (a growing canary then moves every
+border behind it, and units change arms that had nothing to do with the change); rendezvous or
+`weight * hash` scores (PEERS: iter8's 90/10 became 94.4/5.6); rounding weights into percent (a
+drained arm got traffic).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from controller.core.model import BASIS, Split
+from controller.errors import InvariantError
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The places `start <= place < end` of the circle belong to `arm`."""
+
+    arm: str
+    start: int
+    end: int
+
+
+def validate(split: Split) -> None:
+    """Raise InvariantError unless the split gives every unit exactly one arm."""
+    for arm, weight in split.weights.items():
+        if type(weight) is not int or weight < 0:
+            raise InvariantError(f"weight of {arm!r} is {weight!r}, not basis points from 0 up")
+    if (total := sum(split.weights.values())) != BASIS:
+        raise InvariantError(f"weights sum to {total}, not {BASIS}: {split.weights}")
+    if split.champion not in split.weights:
+        raise InvariantError(f"champion {split.champion!r} is not among {sorted(split.weights)}")
+    if len(set(split.anchors)) != len(split.anchors):
+        raise InvariantError(f"an arm has two anchors: {split.anchors}")
+    for arm, share in split.mirror.items():
+        if not 0 <= share <= BASIS:
+            raise InvariantError(f"mirror share of {arm!r} is {share!r}, not within 0..{BASIS}")
+
+
+def ranges(split: Split) -> tuple[Range, ...]:
+    """Who owns which places, in order, covering [0, BASIS); arms of weight 0 do not occur."""
+    validate(split)
+    owned: list[Range] = []
+    place = 0
+    for part in sorted(_candidate_ranges(split), key=lambda part: part.start):
+        if part.start > place:
+            owned.append(Range(split.champion, place, part.start))
+        owned.append(part)
+        place = part.end
+    if place < BASIS:
+        owned.append(Range(split.champion, place, BASIS))
+    return tuple(owned)
+
+
+def places(units: Sequence[str], salt: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Where each unit sits on the circle.  (n_units,) int64, in [0, BASIS)."""
+    digest = xxhash.xxh64_intdigest
+    count = len(units)
+    return np.fromiter((digest((salt + unit).encode()) % BASIS for unit in units), np.int64, count)
+
+
+def assign(split: Split, unit: str) -> str:
+    """The arm that the router gives this unit."""
+    return assign_many(split, [unit])[0]
+
+
+def assign_many(split: Split, units: Sequence[str]) -> list[str]:
+    """The arm of each unit, in the order of `units`."""
+    owned = ranges(split)
+    ends = np.array([part.end for part in owned], dtype=np.int64)
+    owner = np.searchsorted(ends, places(units, split.salt), side="right")
+    arms = [part.arm for part in owned]
+    return [arms[index] for index in owner.tolist()]
+
+
+def propensity(split: Split, arm: str) -> float:
+    """The probability, over salts or over requests without a unit, of being given `arm`."""
+    validate(split)
+    if arm not in split.weights:
+        raise InvariantError(f"arm {arm!r} is not among {sorted(split.weights)}")
+    return split.weights[arm] / BASIS
+
+
+def _candidates(split: Split) -> tuple[str, ...]:
+    """Who owns an anchor: those of `anchors`, then those that it forgot, never the champion."""
+    named = [arm for arm in split.anchors if arm != split.champion]
+    rest = [arm for arm in split.weights if arm not in split.anchors and arm != split.champion]
+    return (*named, *rest)
+
+
+def _candidate_ranges(split: Split) -> list[Range]:
+    """Each candidate's places; one that grows over the end of the circle goes on at its start."""
+    arms = _candidates(split)
+    widths = [split.weights.get(arm, 0) for arm in arms]
+    parts: list[Range] = []
+    for arm, start, width in zip(arms, _starts(widths), widths, strict=True):
+        begin, end = start % BASIS, start % BASIS + width
+        if width == 0:
+            continue
+        parts.append(Range(arm, begin, min(end, BASIS)))
+        if end > BASIS:
+            parts.append(Range(arm, 0, end - BASIS))
+    return parts
+
+
+def _starts(widths: Sequence[int]) -> list[int]:
+    """Where each candidate begins: at its anchor, or where its neighbour's growth pushed it.
+
+    The second lap carries what the last candidate pushes over the end of the circle. As widths
+    sum to at most BASIS, that push ends before it meets the candidate that started it.
+    """
+    starts = [i * BASIS // len(widths) for i in range(len(widths))]
+    pushed = 0
+    for _lap in range(2):
+        for i, width in enumerate(widths):
+            if width == 0:
+                continue
+            starts[i] = max(starts[i], pushed)
+            pushed = starts[i] + width
+        pushed = max(pushed - BASIS, 0)
+    return starts

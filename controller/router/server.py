@@ -1,0 +1,357 @@
+"""The control plane: gives the present snapshot to every connected Envoy, and knows who has it.
+
+Envoy connects (aggregated discovery, state of the world) and is sent a snapshot in the order
+
+    CDS, EDS, LDS, RDS of union(old, new)      what is pointed to before what points
+    CDS, EDS of new                            what nothing points to any more, at last
+
+each step after the ACK of the one before, so at no moment does a route lead to a cluster that is
+not there: make before break. A push that came while another was under way begins after it.
+
+Invariants:
+
+    the split in force at a node is that of the last RDS it has ACKed
+    a NACK changes no split: the snapshot that was in force is restored at every node, the rejected
+        one is forgotten, and `last_nack` says why
+    a node that connects gets the present snapshot at once
+
+The last snapshot that a node accepted is remembered in a file. After a restart it is what nodes get
+until the first `publish`, and the base of the first union: without it, the first push of a new
+controller would take away clusters that an Envoy, which outlived the old one, is still using.
+
+Rejected: the incremental protocol, which Envoy speaks too: the whole state is small here, and the
+plain protocol can be read in a debugger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+
+from controller.errors import InvariantError, Permanent
+from controller.router.snapshot import (
+    CDS,
+    EDS,
+    RDS,
+    TYPES,
+    Snapshot,
+    check,
+    dump,
+    eds_names,
+    load,
+    union,
+)
+
+ACK_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """An Envoy refused a snapshot. `number` counts refusals since the start."""
+
+    node: str
+    type_url: str
+    detail: str
+    number: int
+
+
+@dataclass(slots=True)
+class _Subscription:
+    """What one node asked for of one type, and how it answered what it was sent last."""
+
+    names: frozenset[str]
+    nonce: str = ""
+    is_acked: bool = False
+    detail: str | None = None
+
+
+@dataclass(slots=True)
+class _Node:
+    """One connected Envoy."""
+
+    id: str = ""
+    subscriptions: dict[str, _Subscription] = field(default_factory=dict)
+    outbox: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    applied: Snapshot | None = None
+    sent: int = 0
+    is_torn: bool = False
+    """A push ended half way: types of two snapshots are mixed until the next one."""
+
+
+class ControlPlane:
+    """Serves ADS; all methods belong to one event loop."""
+
+    def __init__(self, *, memory: Path | None = None) -> None:
+        self._memory = memory
+        self._present = self._accepted = _remembered(memory)
+        self._nodes: set[_NodeKey] = set()
+        self._changed = asyncio.Condition()
+        self._server: grpc.aio.Server | None = None
+        self._nacks: list[Nack] = []
+        self._nack_count = 0
+
+    async def start(self, host: str, port: int, *, unix_path: str | None = None) -> str:
+        """Listen on TCP, and on a unix socket; gives the bound `host:port`.
+
+        Raises Permanent when the address is taken.
+        """
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(_Servicer(self), server)
+        try:
+            bound = server.add_insecure_port(f"{host}:{port}")
+            if unix_path is not None:
+                server.add_insecure_port(f"unix:{unix_path}")
+        except RuntimeError as exc:
+            raise Permanent(f"the xDS address {host}:{port} cannot be bound: {exc}") from exc
+        await server.start()
+        self._server = server
+        return f"{host}:{bound}"
+
+    async def stop(self) -> None:
+        """End every stream; nodes keep the split that they have."""
+        if self._server is not None:
+            await self._server.stop(grace=0)
+            self._server = None
+
+    async def publish(self, snapshot: Snapshot) -> None:
+        """Make this the present snapshot; raises InvariantError, changing nothing, if not whole."""
+        check(snapshot)
+        async with self._changed:
+            self._present = snapshot
+            self._changed.notify_all()
+
+    async def acked(self, snapshot: Snapshot, timeout_s: float) -> bool:
+        """Whether every connected node, and at least one, came to use the snapshot in time.
+
+        False as soon as it was refused or another one was published in its place.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(
+                    lambda: self._present is not snapshot or self._is_in_force(snapshot)
+                )
+        except TimeoutError:
+            return False
+        return self._present is snapshot
+
+    @property
+    def connected(self) -> tuple[str, ...]:
+        """The ids of the nodes that are connected, sorted."""
+        return tuple(sorted(key.node.id for key in self._nodes))
+
+    @property
+    def last_nack(self) -> Nack | None:
+        """The last refusal, if there was one."""
+        return self._nacks[-1] if self._nacks else None
+
+    @property
+    def in_force(self) -> Mapping[str, Mapping[str, int]]:
+        """Node -> model -> the epoch that its requests are routed with."""
+        return {
+            key.node.id: dict(key.node.applied.epochs) if key.node.applied else {}
+            for key in self._nodes
+        }
+
+    def _is_in_force(self, snapshot: Snapshot) -> bool:
+        applied = [key.node.applied for key in self._nodes]
+        return bool(applied) and all(
+            each is not None and each.versions == snapshot.versions for each in applied
+        )
+
+    # --- one node -----------------------------------------------------------------------------
+
+    async def _follow(self, node: _Node) -> None:
+        """Bring the node to the present snapshot, again whenever that changes."""
+        await _until(node, lambda: CDS in node.subscriptions)
+        key = _NodeKey(node)
+        self._nodes.add(key)
+        try:
+            while True:
+                target = await self._next_target(node)
+                try:
+                    await self._bring(node, target)
+                except _RefusedError as refusal:
+                    await self._refused(node, target, refusal)
+                except TimeoutError:
+                    continue
+        finally:
+            self._nodes.discard(key)
+            await self._notify()
+
+    async def _next_target(self, node: _Node) -> Snapshot:
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: (
+                    self._present is not None
+                    and (node.is_torn or self._present is not node.applied)
+                )
+            )
+            assert self._present is not None
+            return self._present
+
+    async def _bring(self, node: _Node, target: Snapshot) -> None:
+        base = node.applied or self._accepted
+        wide = union(base, target) if base is not None else target
+        node.is_torn = True
+        for kind in TYPES:
+            await _send(node, kind, wide)
+        node.applied, node.is_torn = target, False
+        await self._accept(target)
+        if wide.versions[CDS] != target.versions[CDS]:
+            await _send(node, CDS, target)
+            await _send(node, EDS, target)
+
+    async def _accept(self, target: Snapshot) -> None:
+        if self._present is target and self._accepted is not target:
+            self._accepted = target
+            _remember(self._memory, target)
+        await self._notify()
+
+    async def _refused(self, node: _Node, target: Snapshot, refusal: _RefusedError) -> None:
+        """Put back what was in force, everywhere."""
+        self._nack_count += 1
+        self._nacks = [Nack(node.id, refusal.type_url, refusal.detail, self._nack_count)]
+        async with self._changed:
+            if self._present is target:
+                self._present = self._accepted if self._accepted is not target else None
+            self._changed.notify_all()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _NodeKey:
+    """A node by identity: two connections of one Envoy may overlap for a moment."""
+
+    node: _Node
+
+
+class _RefusedError(Exception):
+    """A node answered with an error."""
+
+    def __init__(self, type_url: str, detail: str) -> None:
+        self.type_url = type_url
+        self.detail = detail
+        super().__init__(detail)
+
+
+class _Servicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
+    """Connects gRPC's streams to the control plane."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    async def StreamAggregatedResources(  # noqa: N802 - gRPC's spelling
+        self, requests: AsyncIterator[Any], _context: Any
+    ) -> AsyncIterator[Any]:
+        """One Envoy, until it goes away."""
+        node = _Node()
+        tasks = [
+            asyncio.create_task(_listen(node, requests)),
+            asyncio.create_task(self._plane._follow(node)),  # noqa: SLF001 - one unit
+        ]
+        try:
+            while (response := await node.outbox.get()) is not None:
+                yield response
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _listen(node: _Node, requests: AsyncIterator[Any]) -> None:
+    """Note every request of the node; None in its outbox when it has gone."""
+    try:
+        async for request in requests:
+            _note(node, request)
+            node.changed.set()
+    finally:
+        node.outbox.put_nowait(None)
+
+
+def _note(node: _Node, request: Any) -> None:
+    node.id = node.id or request.node.id
+    kind, names = request.type_url, frozenset(request.resource_names)
+    known = node.subscriptions.get(kind)
+    if known is None:
+        node.subscriptions[kind] = _Subscription(names)
+        return
+    known.names = names
+    if request.response_nonce != known.nonce:
+        return
+    if request.HasField("error_detail"):
+        known.detail = request.error_detail.message
+    else:
+        known.is_acked = True
+
+
+async def _send(node: _Node, kind: str, built: Snapshot) -> None:
+    """Send one type and wait for its ACK; types that a node has no use for are left out.
+
+    Raises _RefusedError on a NACK and TimeoutError when no answer comes.
+    """
+    wanted = _wanted_names(kind, built)
+    if wanted is not None and not wanted:
+        return
+    async with asyncio.timeout(ACK_TIMEOUT_S):
+        await _until(node, lambda: _asks_for(node, kind, wanted))
+        subscription = node.subscriptions[kind]
+        node.sent += 1
+        subscription.nonce, subscription.is_acked, subscription.detail = str(node.sent), False, None
+        node.outbox.put_nowait(_response(kind, built, subscription.nonce))
+        await _until(node, lambda: subscription.is_acked or subscription.detail is not None)
+    if subscription.detail is not None:
+        raise _RefusedError(kind, subscription.detail)
+
+
+def _wanted_names(kind: str, built: Snapshot) -> frozenset[str] | None:
+    """The names that a node must have asked for first; None: it asks for all there are."""
+    if kind == EDS:
+        return frozenset(eds_names(built))
+    return frozenset(built.resources[RDS]) if kind == RDS else None
+
+
+def _asks_for(node: _Node, kind: str, wanted: frozenset[str] | None) -> bool:
+    subscription = node.subscriptions.get(kind)
+    return subscription is not None and (wanted is None or subscription.names >= wanted)
+
+
+def _response(kind: str, built: Snapshot, nonce: str) -> Any:
+    response = discovery_pb2.DiscoveryResponse(
+        version_info=built.versions[kind], type_url=kind, nonce=nonce
+    )
+    for message in built.resources[kind].values():
+        response.resources.add().Pack(message)
+    return response
+
+
+async def _until(node: _Node, is_so: Any) -> None:
+    """Wait until a request of the node has made it so."""
+    while not is_so():
+        node.changed.clear()
+        await node.changed.wait()
+
+
+def _remembered(memory: Path | None) -> Snapshot | None:
+    """The snapshot of the last run; one that cannot be read is as good as none."""
+    try:
+        return load(memory.read_bytes()) if memory is not None else None
+    except (FileNotFoundError, InvariantError):
+        return None
+
+
+def _remember(memory: Path | None, snapshot: Snapshot) -> None:
+    if memory is None:
+        return
+    fresh = memory.with_suffix(".new")
+    fresh.write_bytes(dump(snapshot))
+    fresh.replace(memory)

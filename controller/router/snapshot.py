@@ -1,0 +1,350 @@
+"""A snapshot: all that an Envoy needs to route every model, as one value.
+
+Splits, endpoints and routes go in; clusters (CDS), endpoints (EDS), listeners (LDS) and routes
+(RDS) come out. Nothing here touches a socket, so every property of it can be tested as a value, and `check` says whether it is whole: every route leads to a cluster, every cluster found by
+EDS has its endpoints, every listener has its routes. Nothing that fails `check` is ever sent.
+
+Invariants of what is built:
+
+    an arm's places in `core.split.ranges` = its entries in `weighted_clusters`, in the same order
+    a request of a unit is routed by xxh64(salt + unit) % 10 000; a request without one at random
+    a route's name says model, epoch and where the unit stands, so a log line needs no history
+    a cluster exists for every arm that is known, also for those that get nothing
+
+A model is two routes where it declares a unit: the first matches requests that carry the unit (not
+empty) and hashes it; the second takes the rest, each of which is its own unit. With a single route,
+an empty header (what many clients send for "not logged in") would be hashed, and everybody who is
+not logged in would land on one arm.
+
+The resources are written as the dictionaries of Envoy's own documentation and parsed into protobuf,
+which refuses unknown fields; `config` holds those that do not depend on splits.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import xxhash
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_pb2
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
+
+from controller.core.model import Split
+from controller.core.policy import Route
+from controller.core.split import ranges
+from controller.errors import InvariantError
+from controller.router import config
+from controller.router.access_log import route_name
+
+CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+EDS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+LDS = "type.googleapis.com/envoy.config.listener.v3.Listener"
+RDS = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+TYPES = (CDS, EDS, LDS, RDS)
+"""In the order in which they are sent: what is pointed to before what points."""
+
+_MESSAGES: dict[str, type[Message]] = {
+    CDS: cluster_pb2.Cluster,
+    EDS: endpoint_pb2.ClusterLoadAssignment,
+    LDS: listener_pb2.Listener,
+    RDS: route_pb2.RouteConfiguration,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedModel:
+    """One model as the router sees it.
+
+    endpoints  arm -> `host:port` of its servers; an arm without any answers 503
+    """
+
+    name: str
+    route: Route
+    split: Split
+    endpoints: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def arms(self) -> tuple[str, ...]:
+        """Every arm that has a cluster, sorted."""
+        return tuple(sorted({*self.split.weights, *self.endpoints, *self.split.mirror}))
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerConfig:
+    """Where the router listens and writes its log.
+
+    shadow_socket  address of the inner listener that mirrored requests go through: the path of a
+                   unix socket, or a name that begins with `@` in the abstract name space
+    """
+
+    host: str
+    port: int
+    log_path: str
+    shadow_socket: str = "@understudy-shadow"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Resources by type and name, and the epoch of each model that they carry."""
+
+    resources: Mapping[str, Mapping[str, Message]]
+    epochs: Mapping[str, int]
+    versions: Mapping[str, str]
+    """Type -> xxh64 of its content: equal content has an equal version."""
+
+
+def snapshot(models: Sequence[RoutedModel], listener: ListenerConfig) -> Snapshot:
+    """The resources that make these splits true; raises InvariantError when they are not whole."""
+    _refuse_twins(models)
+    ordered = sorted(models, key=lambda model: (-len(model.route.prefix), model.route.prefix))
+    clusters, assignments = _clusters(ordered, listener.shadow_socket)
+    listeners, routes = _listeners(ordered, listener)
+    resources = {
+        CDS: _parsed(CDS, clusters),
+        EDS: _parsed(EDS, assignments, key="cluster_name"),
+        LDS: _parsed(LDS, listeners),
+        RDS: _parsed(RDS, routes),
+    }
+    built = of_resources(resources, {model.name: model.split.epoch for model in models})
+    check(built)
+    return built
+
+
+def of_resources(
+    resources: Mapping[str, Mapping[str, Message]], epochs: Mapping[str, int]
+) -> Snapshot:
+    """A snapshot of these resources, unchecked, with its versions."""
+    versions = {kind: _digest(resources[kind].values()) for kind in TYPES}
+    return Snapshot(resources=resources, epochs=epochs, versions=versions)
+
+
+def check(built: Snapshot) -> None:
+    """Raise InvariantError unless every name that is pointed to exists."""
+    clusters = built.resources[CDS]
+    for name, routes in built.resources[RDS].items():
+        missing = sorted(set(_pointed_to(routes)) - set(clusters))
+        if missing:
+            raise InvariantError(f"routes {name!r} lead to clusters that do not exist: {missing}")
+    wanting = sorted(eds_names(built) - set(built.resources[EDS]))
+    if wanting:
+        raise InvariantError(f"clusters without an assignment of endpoints: {wanting}")
+    for name, listener in built.resources[LDS].items():
+        missing = sorted(set(config.routes_of(listener)) - set(built.resources[RDS]))
+        if missing:
+            raise InvariantError(f"listener {name!r} needs routes that do not exist: {missing}")
+
+
+def eds_names(built: Snapshot) -> set[str]:
+    """The clusters that get their endpoints by EDS."""
+    eds = cluster_pb2.Cluster.EDS
+    return {name for name, each in built.resources[CDS].items() if getattr(each, "type", -1) == eds}
+
+
+def union(old: Snapshot, new: Snapshot) -> Snapshot:
+    """`new`, with the clusters and endpoints that only `old` has: safe under the routes of both."""
+    resources = {
+        kind: {**old.resources[kind], **new.resources[kind]} if kind in (CDS, EDS) else named
+        for kind, named in new.resources.items()
+    }
+    return of_resources(resources, new.epochs)
+
+
+def dump(built: Snapshot) -> bytes:
+    """The snapshot as a document, to be kept over a restart."""
+    resources = {
+        kind: {
+            name: base64.b64encode(message.SerializeToString(deterministic=True)).decode()
+            for name, message in named.items()
+        }
+        for kind, named in built.resources.items()
+    }
+    return msgspec.json.encode({"epochs": dict(built.epochs), "resources": resources})
+
+
+def load(document: bytes) -> Snapshot:
+    """The snapshot that `dump` wrote; raises InvariantError when it is not one."""
+    try:
+        tree = msgspec.json.decode(document)
+        resources = {
+            kind: {
+                name: _MESSAGES[kind].FromString(base64.b64decode(text))
+                for name, text in tree["resources"][kind].items()
+            }
+            for kind in TYPES
+        }
+        return of_resources(resources, tree["epochs"])
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise InvariantError(f"not a stored snapshot: {exc}") from exc
+
+
+def _refuse_twins(models: Sequence[RoutedModel]) -> None:
+    owners: dict[str, str] = {}
+    for model in models:
+        other = owners.setdefault(model.route.prefix, model.name)
+        if other != model.name or sum(each.name == model.name for each in models) > 1:
+            raise InvariantError(
+                f"models {other!r} and {model.name!r} both claim the prefix or name "
+                f"{model.route.prefix!r}; one of them would never be reached"
+            )
+
+
+# --- clusters ---------------------------------------------------------------------------------
+
+
+def cluster_name(model: str, arm: str) -> str:
+    """The cluster of an arm: `model/arm`."""
+    return f"{model}/{arm}"
+
+
+def _clusters(
+    models: Sequence[RoutedModel], shadow_socket: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    clusters: list[dict[str, Any]] = [config.shadow_cluster(shadow_socket)]
+    assignments: list[dict[str, Any]] = []
+    for model in models:
+        for arm in model.arms():
+            name = cluster_name(model.name, arm)
+            endpoints = tuple(model.endpoints.get(arm, ()))
+            clusters.append(config.cluster(name, endpoints))
+            if clusters[-1]["type"] == "EDS":
+                assignments.append(config.assignment(name, endpoints))
+    return clusters, assignments
+
+
+# --- listeners and routes ---------------------------------------------------------------------
+
+
+def _listeners(
+    models: Sequence[RoutedModel], listener: ListenerConfig
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The listeners and their routes.
+
+    The shadow listener is always there: a listener that comes and goes with each shadow stage
+    would be one more thing to be warmed before the first mirrored request.
+    """
+    units = sorted({source for model in models if (source := _unit_source(model.route))})
+    public = {"socket_address": {"address": listener.host, "port_value": listener.port}}
+    listeners = [
+        config.listener("router", public, log_path=listener.log_path, units=units),
+        config.listener(
+            "shadow",
+            {"pipe": {"path": listener.shadow_socket}},
+            log_path=listener.log_path,
+            units=units,
+        ),
+    ]
+    routes = [
+        _route_table("router", [route for model in models for route in _routes(model)]),
+        _route_table("shadow", [route for model in models for route in _shadow_routes(model)]),
+    ]
+    return listeners, routes
+
+
+def _route_table(name: str, routes: list[dict[str, Any]]) -> dict[str, Any]:
+    host = {"name": name, "domains": ["*"], "routes": routes}
+    return {"name": name, "virtual_hosts": [host], "validate_clusters": False}
+
+
+def _unit_source(route: Route) -> str:
+    """Where the unit stands: `header:NAME`, `cookie:NAME`, or empty."""
+    if route.unit is None:
+        return ""
+    if route.unit.header is not None:
+        return f"header:{route.unit.header.lower()}"
+    return f"cookie:{route.unit.cookie}"
+
+
+def _routes(model: RoutedModel) -> list[dict[str, Any]]:
+    """Requests with a unit, then those without one."""
+    source = _unit_source(model.route)
+    prefix = {"prefix": model.route.prefix}
+    plain = _route(model, prefix, "", [])
+    if not source:
+        return [plain]
+    matcher, policy = config.unit_rules(source, model.split.salt)
+    return [_route(model, {**prefix, "headers": [matcher]}, source, [policy]), plain]
+
+
+def _route(
+    model: RoutedModel, match: dict[str, Any], source: str, hash_policy: list[dict[str, Any]]
+) -> dict[str, Any]:
+    arms = [
+        {
+            "name": cluster_name(model.name, part.arm),
+            "weight": part.end - part.start,
+            "response_headers_to_add": [config.header("x-understudy-arm", part.arm)],
+        }
+        for part in ranges(model.split)
+    ]
+    weighted: dict[str, Any] = {"clusters": arms}
+    if hash_policy:
+        weighted["use_hash_policy"] = True
+    mirrors = [
+        config.mirror(cluster_name(model.name, arm), share)
+        for arm, share in sorted(model.split.mirror.items())
+        if share > 0
+    ]
+    return {
+        "name": route_name(model.name, model.split.epoch, source),
+        "match": match,
+        "metadata": _metadata(model),
+        "route": {
+            "weighted_clusters": weighted,
+            "hash_policy": hash_policy,
+            "request_mirror_policies": mirrors,
+            **config.timeouts(model.route.timeout),
+        },
+    }
+
+
+def _shadow_routes(model: RoutedModel) -> list[dict[str, Any]]:
+    """One route per mirrored arm, chosen by the header that the mirror writes."""
+    return [
+        {
+            "name": route_name(model.name, model.split.epoch, _unit_source(model.route)),
+            "match": {"prefix": "/", "headers": [config.shadow_matcher(name)]},
+            "metadata": _metadata(model),
+            "request_headers_to_remove": [config.SHADOW_HEADER],
+            "route": {"cluster": name, **config.timeouts(model.route.timeout)},
+        }
+        for arm in sorted(model.split.mirror)
+        if model.split.mirror[arm] > 0 and (name := cluster_name(model.name, arm))
+    ]
+
+
+def _metadata(model: RoutedModel) -> dict[str, Any]:
+    fields = {"model": model.name, "epoch": str(model.split.epoch)}
+    return {"filter_metadata": {"understudy": fields}}
+
+
+# --- protobuf ---------------------------------------------------------------------------------
+
+
+def _parsed(
+    kind: str, written: Iterable[dict[str, Any]], *, key: str = "name"
+) -> dict[str, Message]:
+    return {each[key]: ParseDict(each, _MESSAGES[kind]()) for each in written}
+
+
+def _digest(messages: Iterable[Message]) -> str:
+    digest = xxhash.xxh64()
+    for message in messages:
+        payload = message.SerializeToString(deterministic=True)
+        digest.update(len(payload).to_bytes(4, "big") + payload)
+    return digest.hexdigest()
+
+
+def _pointed_to(routes: Message) -> Iterable[str]:
+    for host in getattr(routes, "virtual_hosts", ()):
+        for route in host.routes:
+            action = route.route
+            if action.cluster:
+                yield action.cluster
+            yield from (part.name for part in action.weighted_clusters.clusters)
+            yield from (each.cluster for each in action.request_mirror_policies)
