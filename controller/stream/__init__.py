@@ -7,9 +7,11 @@ is the event's offset for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+from controller.errors import Permanent
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +62,37 @@ class Stream(Protocol):
     def close(self) -> None:
         """Release the store."""
         ...
+
+
+def open_stream(url: str) -> Stream:
+    """The event log that `url` names.
+
+    `sqlite:///state/events.db` is a file beside the process, `sqlite:////var/lib/events.db` one
+    from the root.
+
+    Raises:
+        Permanent: when the scheme is unknown (nothing is opened in its place), or the store is
+            unusable.
+        Retryable: when the store is out of reach.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme not in _OPENERS:
+        # The rest of the address stays out of the message: it may hold a password.
+        raise Permanent(
+            f"event log: found an address with the scheme {scheme.partition(':')[0]!r}, expected "
+            f"one of {', '.join(_OPENERS)}, such as sqlite:///state/events.db"
+        )
+    return _OPENERS[scheme](rest)
+
+
+def _open_sqlite(rest: str) -> Stream:
+    from controller.stream.sqlite import SqliteStream  # noqa: PLC0415 - pay for one backend only
+
+    if not rest.startswith("/") or rest == "/":
+        raise Permanent(
+            f"event log: found sqlite://{rest}, expected a file such as sqlite:///state/events.db"
+        )
+    return SqliteStream(rest.removeprefix("/"))
+
+
+_OPENERS: Final[dict[str, Callable[[str], Stream]]] = {"sqlite": _open_sqlite}

@@ -1,0 +1,257 @@
+"""The event log in one SQLite file: what a laptop and a single controller need.
+
+Invariant: per model the blocks are gapless and never change,
+
+    blocks in order b1, b2, …:  start(b1) = 0  and  start(b(i+1)) = start(bi) + count(bi)
+
+and an append, of any number of models, with its mark, is one transaction. When `append` returns,
+its events are on the disk (WAL with `synchronous=FULL`: one fsync per append); before, they are
+there whole or not at all. Readers see committed blocks only, and never make the writer wait.
+
+One row per block, not per event: SQLite takes 75 000 to 240 000 rows a second, the log has to take
+several times that in events. Lines are compressed by zlib level 1, which pays for itself in fsync.
+
+One connection writes and one reads, each behind a lock, because API, tailer and loop call from
+threads of their own. A reader holds its lock for one block at a time and no transaction in between:
+blocks never change, so a long read needs no snapshot, and the WAL can be checkpointed meanwhile.
+Rejected: a connection per thread (worker threads come and go, and every one would keep a file
+handle until collected), a counter of the next offset in memory (two processes would disagree).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Final, TypeAlias
+
+from controller.errors import BackendError, InvariantError, Permanent, Retryable
+from controller.stream import Block, Mark
+
+BLOCK_LINES: Final = 20_000
+"""An append of more events than this is cut into several blocks, so that a read can stop early."""
+
+_SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = (
+    """CREATE TABLE block (
+        id    INTEGER PRIMARY KEY,
+        model TEXT    NOT NULL,
+        start INTEGER NOT NULL,
+        count INTEGER NOT NULL CHECK (count > 0),
+        body  BLOB    NOT NULL,
+        UNIQUE (model, start)
+    ) STRICT""",
+    "CREATE TABLE mark (source TEXT PRIMARY KEY, position TEXT NOT NULL) STRICT",
+    f"PRAGMA user_version = {_SCHEMA_VERSION}",
+)
+
+_END = "SELECT start + count FROM block WHERE model = ? ORDER BY start DESC LIMIT 1"
+_AT = """SELECT start, count, body FROM block WHERE model = ? AND start <= ?
+         ORDER BY start DESC LIMIT 1"""
+_INSERT = "INSERT INTO block (model, start, count, body) VALUES (?, ?, ?, ?)"
+_SET_MARK = """INSERT INTO mark (source, position) VALUES (?, ?)
+               ON CONFLICT (source) DO UPDATE SET position = excluded.position"""
+
+_Packed: TypeAlias = tuple[int, bytes]
+"""How many lines, and they themselves, joined and compressed."""
+
+
+class SqliteStream:
+    """A `Stream` in the SQLite file `path`, made if absent. Calls may come from any thread.
+
+    busy_timeout_s  how long an append waits for another process that writes
+
+    Raises:
+        Permanent: when the file is something else, damaged, or of a newer Understudy.
+        Retryable: when the disk is full or another process holds the lock for too long.
+    """
+
+    def __init__(self, path: str | Path, *, busy_timeout_s: float = 5.0) -> None:
+        self._path = Path(path)
+        self._write_lock, self._read_lock = Lock(), Lock()
+        with self._mapped():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = self._connect(busy_timeout_s)
+            try:
+                self._prepare()
+                self._reader = self._connect(busy_timeout_s)
+            except BaseException:
+                self._writer.close()
+                raise
+
+    def append(
+        self, lines: dict[str, Sequence[bytes]], *, mark: Mark | None = None
+    ) -> dict[str, int]:
+        """Append events to each model's log, all or nothing, durably when it returns."""
+        packed = {model: _packed(ls) for model, ls in lines.items()}
+        with self._write_lock, self._mapped(), _transaction(self._writer):
+            starts = {model: self._append(model, blocks) for model, blocks in packed.items()}
+            if mark is not None:
+                self._writer.execute(_SET_MARK, (mark.source, mark.position))
+        return starts
+
+    def read(self, model: str, start: int, *, limit: int = 100_000) -> Iterator[Block]:
+        """Blocks from `start` to the end of the log as it is at this call, about `limit` events."""
+        if start < 0:
+            raise InvariantError(f"read from offset {start}: offsets count from 0")
+        # Not itself a generator: one would look for the end at its first `next` only.
+        return self._blocks(model, start, min(self.end(model), start + limit))
+
+    def mark(self, source: str) -> str | None:
+        """The position last stored for `source`, None when there is none."""
+        row = self._one("SELECT position FROM mark WHERE source = ?", source)
+        return None if row is None else str(row[0])
+
+    def end(self, model: str) -> int:
+        """The offset that the next event of `model` will have."""
+        row = self._one(_END, model)
+        return 0 if row is None else int(row[0])
+
+    def close(self) -> None:
+        """Release the file. Closing twice is fine."""
+        with self._write_lock, self._read_lock, self._mapped():
+            self._reader.close()
+            self._writer.close()
+
+    def _append(self, model: str, blocks: Sequence[_Packed]) -> int:
+        row = self._writer.execute(_END, (model,)).fetchone()
+        first = next_ = 0 if row is None else int(row[0])
+        for count, body in blocks:
+            self._writer.execute(_INSERT, (model, next_, count, body))
+            next_ += count
+        return first
+
+    def _blocks(self, model: str, start: int, stop: int) -> Iterator[Block]:
+        while start < stop:
+            lines = self._lines(model, start)
+            yield Block(start, lines)
+            start += len(lines)
+
+    def _lines(self, model: str, offset: int) -> tuple[bytes, ...]:
+        """The lines from `offset` to the end of the block in which it lies."""
+        row = self._one(_AT, model, offset)
+        if row is None or row[0] + row[1] <= offset:
+            raise self._damaged(f"offset {offset} of {model} is missing")
+        start, count, body = row
+        try:
+            lines = zlib.decompress(body).split(b"\n")
+        except zlib.error as exc:
+            raise self._damaged(f"block {start} of {model} can not be unpacked") from exc
+        if len(lines) != count:
+            raise self._damaged(f"block {start} of {model}: found {len(lines)} of {count} events")
+        return tuple(lines[offset - start :])
+
+    def _one(self, query: str, *parameters: str | int) -> tuple[int, int, bytes] | None:
+        with self._read_lock, self._mapped():
+            row: tuple[int, int, bytes] | None = self._reader.execute(query, parameters).fetchone()
+        return row
+
+    def _connect(self, busy_timeout_s: float) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    def _prepare(self) -> None:
+        """Make the schema in a new file; refuse a file that is not ours."""
+        if self._writer.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            self._refuse_unless(self._found_version() in {0, _SCHEMA_VERSION})
+            self._writer.execute("PRAGMA journal_mode = WAL")
+        with _transaction(
+            self._writer
+        ):  # two processes may start at once: the second finds it made
+            if self._found_version() == 0:
+                for statement in _SCHEMA:
+                    self._writer.execute(statement)
+            self._refuse_unless(self._found_version() == _SCHEMA_VERSION)
+
+    def _found_version(self) -> int:
+        """The file's schema version: 0 for an empty file, -1 for another program's."""
+        version = int(self._writer.execute("PRAGMA user_version").fetchone()[0])
+        tables = {name for (name,) in self._writer.execute("SELECT name FROM sqlite_schema")}
+        if not tables and version == 0:
+            return 0
+        return version if {"block", "mark"} <= tables else -1
+
+    def _refuse_unless(self, is_known: bool) -> None:  # noqa: FBT001 - the word is the sentence
+        if is_known:
+            return
+        version = self._found_version()
+        found = "another program's database" if version < 0 else f"schema version {version}"
+        raise Permanent(
+            f"event log {self._path}: found {found}, expected an event log of schema version "
+            f"{_SCHEMA_VERSION}: name another file, or use the Understudy that made this one"
+        )
+
+    def _damaged(self, what: str) -> Permanent:
+        return Permanent(
+            f"event log {self._path} is damaged: {what}: stop the controller, move the file away "
+            "and restore it from a backup"
+        )
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Foreign errors become ours."""
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise self._ours(exc) from exc
+        except OSError as exc:
+            raise Permanent(
+                f"event log {self._path} can not be made: {exc}: name a folder that can be written"
+            ) from exc
+
+    def _ours(self, exc: sqlite3.Error) -> BackendError:
+        # The low byte is the primary result code: https://sqlite.org/rescode.html
+        code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
+        message = f"event log {self._path}: {exc}"
+        if code in _RETRYABLE:
+            return Retryable(f"{message}: {_RETRYABLE[code]}", after_s=1.0)
+        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            return self._damaged(str(exc))
+        return Permanent(f"{message}: {_PERMANENT.get(code, 'this needs a person')}")
+
+
+_RETRYABLE: Final = {
+    sqlite3.SQLITE_BUSY: "another process is writing; it is tried again",
+    sqlite3.SQLITE_LOCKED: "another process is writing; it is tried again",
+    sqlite3.SQLITE_FULL: "make room on the disk",
+    sqlite3.SQLITE_IOERR: "look after the disk",
+    sqlite3.SQLITE_NOMEM: "memory is short",
+    sqlite3.SQLITE_PROTOCOL: "another process is opening it; it is tried again",
+    sqlite3.SQLITE_INTERRUPT: "it was interrupted; it is tried again",
+}
+_PERMANENT: Final = {
+    sqlite3.SQLITE_CANTOPEN: "see that the folder exists and can be written",
+    sqlite3.SQLITE_READONLY: "give the controller the right to write the file and its folder",
+    sqlite3.SQLITE_PERM: "give the controller the right to write the file and its folder",
+    sqlite3.SQLITE_MISUSE: "it was closed",
+}
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk rolls back by itself
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _packed(lines: Sequence[bytes]) -> list[_Packed]:
+    chunks = (lines[i : i + BLOCK_LINES] for i in range(0, len(lines), BLOCK_LINES))
+    return [_packed_block(chunk) for chunk in chunks]
+
+
+def _packed_block(lines: Sequence[bytes]) -> _Packed:
+    joined = b"\n".join(lines)
+    if joined.count(b"\n") != len(lines) - 1:
+        raise InvariantError("append: an event holds a line end; lines come without")
+    return len(lines), zlib.compress(joined, level=1)
