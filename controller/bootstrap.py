@@ -96,7 +96,11 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
         await _until(lambda: server.started and _is_ready(backend), tasks, stopping)
         if not stopping.is_set():
             host, port = listening.getsockname()[:2]
-            _announce(f"http://{host}:{port}", f"http://{envoy.address}", is_json=is_json)
+            _announce(
+                f"http://{host}:{port}",
+                f"http://{envoy.listener.host}:{envoy.listener.port}",
+                is_json=is_json,
+            )
         await _until(lambda: False, tasks, stopping)
         await envoy.stop()
         wheel.stop()
@@ -128,13 +132,9 @@ def _wired(
 
 
 async def _router(settings: Settings, stack: AsyncExitStack) -> tuple[ControlPlane, LocalEnvoy]:
-    envoy = LocalEnvoy(
-        settings.state / "router", host=settings.router.host, port=settings.router.port
-    )
+    envoy = LocalEnvoy(settings.state, host=settings.router.host, port=settings.router.port)
     plane = ControlPlane(memory=envoy.memory_path)
-    xds = await plane.start(
-        settings.xds.host, settings.xds.port, unix_path=Path(envoy.xds_path)
-    )
+    xds = await plane.start(settings.xds.host, settings.xds.port, unix_path=envoy.xds_path)
     stack.push_async_callback(plane.stop)
     log.info("control plane", xds=xds)
     await envoy.start()
@@ -265,7 +265,7 @@ class AccessLog:
 
     def __init__(self, envoy: LocalEnvoy, position: str | None) -> None:
         self._envoy = envoy
-        self._path = Path(envoy.listener.log_path)
+        self._path = envoy.log_path
         self._tail = Tail(self._path, position)
 
     def drain(self) -> Drained | None:
@@ -277,12 +277,12 @@ class AccessLog:
         refused = [("malformed", why, line) for line, why in decoded.bad]
         return Drained(decoded.events, refused, Mark(ACCESS_LOG, position))
 
-    def committed(self, position: str) -> None:
+    async def committed(self, position: str) -> None:
         """Delete files that are wholly in the event log; rotate one that has grown large."""
         self._tail.forget(position)
         with suppress(OSError):
             if self._path.stat().st_size > ROTATE_BYTES:
-                self._envoy.rotate()
+                await self._envoy.rotate()
 
 
 # --- commands on a state folder ---------------------------------------------------------------

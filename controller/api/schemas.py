@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from controller.core.model import ArmReport, Json, Lift, Phase, Report, Role, Verdict
-from controller.core.policy import Arm, Endpoint
+from controller.core.policy.quantities import Arm, Endpoint
 
 Interval: TypeAlias = tuple[float | None, float | None]
 Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]

@@ -71,7 +71,7 @@ class Source(Protocol):
         """The next events, or None when there are none now."""
         ...
 
-    def committed(self, position: str) -> None:
+    async def committed(self, position: str) -> None:
         """The events up to this position are durable."""
         ...
 
@@ -190,7 +190,7 @@ class Wheel:
                     await asyncio.to_thread(
                         self._ledger.reject, drained.mark.source, drained.refused
                     )
-                await asyncio.to_thread(source.committed, drained.mark.position)
+                await source.committed(drained.mark.position)
                 self._restless.update(known)
 
     async def _tick(self) -> None:

@@ -177,6 +177,4 @@ def _is_tick(line: bytes) -> bool:
 
 def has_ticks(path: Path) -> bool:
     """Whether the log carries its own clock."""
-    return any(
-        b'"tick"' in line and _is_tick(line) for block in lines_of(path) for line in block
-    )
+    return any(b'"tick"' in line and _is_tick(line) for block in lines_of(path) for line in block)
