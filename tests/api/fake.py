@@ -1,4 +1,4 @@
-"""A backend in memory that behaves: it keeps events, numbers decisions, refuses what does not fit."""
+"""A backend in memory that behaves: it keeps events, refuses what does not fit, tells changes."""
 
 from __future__ import annotations
 

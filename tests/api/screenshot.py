@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
+import time  # noqa: TID251 - a browser is waited for in real time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,7 +151,7 @@ def _tab(socket: ClientConnection) -> Page:
     return Page(connect(f"ws://127.0.0.1:{port}/devtools/page/{page}", max_size=None).__enter__())
 
 
-def shoot(  # noqa: PLR0913
+def shoot(
     url: str,
     path: Path,
     width: int = 1200,

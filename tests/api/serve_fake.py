@@ -1,4 +1,4 @@
-"""Serves the fake: `python -m tests.api.serve_fake PORT MODEL...`; with `--live` it keeps moving."""
+"""Serves the fake: `python -m tests.api.serve_fake PORT MODEL...`; `--live` keeps it moving."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def main(port: int, names: list[str]) -> None:
     fake = Fake(*(name for name in names if name != "--live"))
     running = server(create_app(fake), port=port)
     task = asyncio.create_task(running.serve())
-    while not running.started:
+    while not running.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
         await asyncio.sleep(0.01)
     print(running.servers[0].sockets[0].getsockname()[1], flush=True)
     mover = asyncio.create_task(move(fake)) if "--live" in names else None
