@@ -85,6 +85,7 @@ class Page:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=features)
         self.call("Page.navigate", url=url)
+        self.wait("document.readyState == 'complete'")
 
     def value(self, script: str) -> Any:
         """What a script gives, as JSON."""
@@ -99,7 +100,7 @@ class Page:
             if found := self.value(script):
                 return found
             time.sleep(0.05)
-        raise AssertionError(f"{script} stayed false; {self.errors}\n{self.text()}")
+        raise AssertionError(f"{script} stayed false; errors: {self.errors}")
 
     def text(self) -> str:
         """The text that is shown."""
