@@ -54,10 +54,9 @@ def served(names: tuple[str, ...], hosts: frozenset[str] | None) -> Iterator[Ser
     while not (running.started and fake.listeners):
         assert time.monotonic() < end, "the server did not start"
         time.sleep(0.01)
-    url = f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
-    with httpx.Client(base_url=url, timeout=10) as client:
-        yield Served(fake, running, loop, url, client)
-    running.should_exit = True
+    with httpx.Client(base_url=running.url, timeout=10) as client:
+        yield Served(fake, running, loop, running.url, client)
+    running.stop()
     thread.join(10)
     assert not thread.is_alive(), "the server did not end within 10 s"
     loop.run_until_complete(loop.shutdown_asyncgens())

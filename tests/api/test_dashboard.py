@@ -87,7 +87,7 @@ def test_many_models_fold_and_are_found_by_name(served: Served, page: Page) -> N
 def test_a_lost_connection_is_said_clearly(served: Served, page: Page) -> None:
     page.open(served.url, width=390, height=844)
     page.wait("document.querySelector('#live').dataset.state == 'live'")
-    served.running.should_exit = True
+    served.running.stop()
     page.wait("document.querySelector('#live').dataset.state == 'lost'")
     page.wait("!document.querySelector('#banner').hidden")
     assert "Connection to Understudy lost" in page.text()

@@ -16,6 +16,8 @@ import httpx
 import pytest
 
 from controller.api import live
+from controller.api.app import create_app
+from controller.api.serving import server
 from tests.api.conftest import Served
 
 
@@ -83,7 +85,7 @@ def test_a_server_with_open_streams_ends_within_five_seconds() -> None:
         text=True,
     )
     assert child.stdout is not None
-    with child, httpx.Client(base_url=f"http://127.0.0.1:{int(child.stdout.readline())}") as client:
+    with child, httpx.Client(base_url=child.stdout.readline().strip()) as client:
         with client.stream("GET", "/v1/stream") as answer:
             lines = answer.iter_lines()
             assert next(reports(lines))["model"] == "digits"
@@ -92,3 +94,9 @@ def test_a_server_with_open_streams_ends_within_five_seconds() -> None:
             assert list(reports(lines)) == []  # the stream ends by itself, and properly
         child.wait(5)
         assert time.monotonic() - started < 2
+        assert child.returncode == 0
+
+
+def test_a_port_that_is_taken_is_an_error_of_the_caller(served: Served) -> None:
+    with pytest.raises(OSError, match="in use"):
+        server(create_app(served.fake), port=int(served.url.rpartition(":")[2]))

@@ -205,10 +205,11 @@ export class Rewards extends Plot {
     const found = [];
     for (const { mean, lower, upper } of Object.values(this.history.arms)) {
       const widths = mean.map((m, i) => (m == null || lower[i] == null || upper[i] == null ? null : upper[i] - lower[i]));
-      const known = widths.filter((w) => w != null);
-      const limit = known.length ? 3 * Math.min(...known) : Infinity;
+      const latest = widths.findLast((w) => w != null);
+      const limit = latest == null ? Infinity : 3 * latest;
+      const isFirst = (i) => latest != null && (widths[i] == null || i < mean.length / 20);
       mean.forEach((m, i) => {
-        if (m == null || (widths[i] ?? Infinity) > limit) return;
+        if (m == null || widths[i] > limit || (isFirst(i) && mean.length > 40)) return;
         found.push(m, lower[i] ?? m, upper[i] ?? m);
       });
     }
