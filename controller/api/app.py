@@ -74,6 +74,8 @@ def _openapi(app: FastAPI) -> dict[str, object]:
         for path in schema["paths"].values():
             for operation in path.values():
                 _retype(operation["responses"])
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schema["components"]["schemas"].pop(unused, None)
         app.openapi_schema = schema
     return app.openapi_schema
 
@@ -81,5 +83,6 @@ def _openapi(app: FastAPI) -> dict[str, object]:
 def _retype(responses: dict[str, dict[str, dict[str, dict[str, dict[str, str]]]]]) -> None:
     for response in responses.values():
         body = response.get("content", {}).get("application/json", {})
-        if body.get("schema", {}).get("$ref", "").endswith("/Problem"):
-            response["content"] = {problems.MEDIA_TYPE: body}
+        if body.get("schema", {}).get("$ref", "").endswith(("/Problem", "/HTTPValidationError")):
+            schema = {"$ref": "#/components/schemas/Problem"}
+            response["content"] = {problems.MEDIA_TYPE: {"schema": schema}}

@@ -1,4 +1,4 @@
-"""A backend in memory that behaves: it keeps events, numbers decisions, refuses what does not fit."""
+"""A backend in memory that behaves: it keeps events, refuses what does not fit, tells changes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ class Fake:
         self.listeners: set[asyncio.Queue[Report]] = set()
         self.ledger = {
             name: [
-                decision(n, name, Verdict.ADVANCE, f"v2 takes step {n}: no harm in {n * 200} outcomes")
+                decision(
+                    n, name, Verdict.ADVANCE, f"v2 takes step {n}: no harm in {n * 200} outcomes"
+                )
                 for n in range(1, 13)
             ]
             for name in names

@@ -1,9 +1,9 @@
-"""Serves the fake: `python -m tests.api.serve_fake PORT MODEL...`; with `--live` it keeps moving."""
+"""Serves the fake: `python -m tests.api.serve_fake PORT MODEL...`; `--live` keeps it moving."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import signal
 import sys
 from dataclasses import replace
 
@@ -25,16 +25,17 @@ async def main(port: int, names: list[str]) -> None:
     """Run until a signal comes; print the address once it answers."""
     fake = Fake(*(name for name in names if name != "--live"))
     running = server(create_app(fake), port=port)
-    task = asyncio.create_task(running.serve())
-    while not running.started:
-        await asyncio.sleep(0.01)
-    print(running.servers[0].sockets[0].getsockname()[1], flush=True)
-    mover = asyncio.create_task(move(fake)) if "--live" in names else None
-    await task
-    if mover is not None:
-        mover.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await mover
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, running.stop)
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(running.serve())
+        await running.listening.wait()
+        print(running.url, flush=True)
+        mover = tasks.create_task(move(fake)) if "--live" in names else None
+        await serving
+        if mover is not None:
+            mover.cancel()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,153 @@
+// The page: one stream of reports in, one view per model out. It reads and never acts.
+//
+// The stream begins with the present report of every model, so a reconnect repairs everything but
+// the plots' gap, which /history fills. What is shown is never older than the page admits.
+
+import { h, text } from "./dom.js";
+import * as format from "./format.js";
+import { ModelView } from "./view.js";
+
+const SILENT_MS = 40_000; // the server says something at least every 15 s
+const ROUTER_MS = 15_000;
+const RETRY_MS = 3_000;
+const OPEN_AT_FIRST = 3;
+
+const page = Object.fromEntries(
+  ["models", "empty", "nav", "live", "live-text", "banner", "router"].map((id) => [id, document.getElementById(id)]));
+const views = new Map();
+const waiting = new Map();
+const told = new Map();
+let source = null;
+let heardAt = null;
+let reportAt = null;
+let isLost = false;
+
+function view(model) {
+  if (views.has(model)) return views.get(model);
+  const isOpen = views.size < OPEN_AT_FIRST || location.hash === `#model-${model}`;
+  const made = new ModelView(model, isOpen);
+  views.set(model, made);
+  page.models.append(made.element);
+  page.empty.hidden = true;
+  navigate();
+  loadHistory(model);
+  return made;
+}
+
+function navigate() {
+  page.nav.hidden = views.size < 2;
+  page.nav.replaceChildren(...[...views.keys()].map((model) => {
+    const link = h("a", { href: `#model-${encodeURIComponent(model)}` }, model);
+    link.addEventListener("click", () => { views.get(model).element.open = true; });
+    return link;
+  }));
+}
+
+async function get(path) {
+  try {
+    const response = await fetch(path, { headers: { accept: "application/json" } });
+    return response.ok ? await response.json() : null;
+  } catch {
+    return null; // the stream tells that the connection is lost
+  }
+}
+
+const path = (model, what) => `/v1/models/${encodeURIComponent(model)}/${what}`;
+
+async function loadHistory(model) {
+  const history = await get(path(model, "history"));
+  if (history) views.get(model).setHistory(history);
+}
+
+// Decisions are asked for again when a report differs in what a decision is made of.
+async function loadDecisions(report) {
+  const { model, phase, verdict, cause, stage, step, epoch, champion, candidate } = report;
+  const key = [phase, verdict, cause, stage, step, epoch, champion, candidate].join("|");
+  if (told.get(model) === key) return;
+  told.set(model, key);
+  const answer = await get(path(model, "decisions?limit=8"));
+  if (answer) views.get(model).setDecisions(answer.decisions);
+  else told.delete(model);
+}
+
+// Reports that come faster than the screen is drawn replace one another.
+function take(report) {
+  reportAt = Date.now();
+  if (waiting.size === 0) requestAnimationFrame(draw);
+  waiting.set(report.model, report);
+}
+
+function draw() {
+  const reports = [...waiting.values()];
+  waiting.clear();
+  for (const report of reports) {
+    view(report.model).update(report);
+    loadDecisions(report);
+  }
+  status();
+}
+
+function connect() {
+  source?.close();
+  source = new EventSource("/v1/stream");
+  source.onopen = heard;
+  source.addEventListener("heartbeat", heard);
+  source.addEventListener("report", (event) => { heard(); take(JSON.parse(event.data)); });
+  source.onerror = () => {
+    lose();
+    if (source.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS);
+  };
+}
+
+function heard() {
+  heardAt = Date.now();
+  if (isLost) {
+    isLost = false;
+    told.clear();
+    for (const model of views.keys()) loadHistory(model);
+    loadRouter();
+  }
+  status();
+}
+
+function lose() {
+  isLost = true;
+  status();
+}
+
+function status() {
+  const isStale = heardAt != null && Date.now() - heardAt > SILENT_MS;
+  const state = isLost || isStale ? "lost" : heardAt == null ? "waiting" : "live";
+  page.live.dataset.state = state;
+  document.body.classList.toggle("is-stale", state === "lost");
+  const age = reportAt == null ? "" : `, last report ${format.ago(Date.now() - reportAt)} ago`;
+  text(page["live-text"], { live: "Live", lost: "Connection lost", waiting: "Connecting" }[state]);
+  page.live.title = `${page["live-text"].textContent}${age}`;
+  page.banner.hidden = state !== "lost";
+  if (state === "lost") {
+    const since = heardAt == null ? "" : ` What you see was so at ${format.time(heardAt / 1000)}.`;
+    text(page.banner, `Connection to Understudy lost.${since} Trying again…`);
+  }
+}
+
+async function loadRouter() {
+  const answer = await get("/v1/models");
+  if (!answer) return;
+  const { connected, nacks } = answer.router;
+  const routers = connected == null ? "" : connected === true ? "Router connected"
+    : +connected ? `${+connected} router${+connected === 1 ? "" : "s"} connected` : "No router connected";
+  const refused = nacks ? ` · ${nacks} configuration${nacks === 1 ? "" : "s"} refused` : "";
+  text(page.router, routers + refused);
+  page.router.classList.toggle("differs", !connected || nacks > 0);
+  if (answer.models.length === 0) {
+    text(page.empty, "No models yet. Put a policy file into the policies folder and start again.");
+  }
+}
+
+connect();
+loadRouter();
+setInterval(loadRouter, ROUTER_MS);
+setInterval(() => {
+  if (heardAt != null && Date.now() - heardAt > SILENT_MS) { heardAt = Date.now(); lose(); connect(); }
+  status();
+}, 1_000);

@@ -1,0 +1,93 @@
+"""The dashboard in a real Chromium: it shows what the API says, at once, on any screen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.api.conftest import Served
+from tests.api.fake import ramping
+from tests.api.screenshot import Page
+
+PHONE, DESKTOP = (390, 844), (1200, 900)
+CELL = "document.querySelector('#model-{model} tr[data-arm={arm}] .c-{column}')?.textContent"
+
+
+def cell(page: Page, arm: str, column: str, model: str = "digits") -> str:
+    return str(page.value(CELL.format(model=model, arm=arm, column=column)))
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+def test_the_page_shows_the_numbers_of_the_api_and_updates(
+    served: Served, page: Page, size: tuple[int, int]
+) -> None:
+    page.open(served.url, width=size[0], height=size[1])
+    page.wait("document.querySelectorAll('.plot .line').length == 2")
+    page.wait("document.querySelectorAll('.decisions li').length == 8")
+    for arm in served.client.get("/v1/models/digits/arms").json()["arms"]:
+        for column in ("exposures", "rewards", "pending", "errors"):
+            assert cell(page, arm["arm"], column) == f"{arm[column]:,}"
+        assert cell(page, arm["arm"], "wanted") == f"{arm['weight'] / 100:g} %"
+        assert cell(page, arm["arm"], "mean")[:4] in f"{arm['mean']:.3f}"
+    text = page.text()
+    for said in ("ramping", "canary, step 2", "no harm seen", "Live", "waiting: v3", "orphan"):
+        assert said in text
+    assert "v2 against v1: +4.2 % [−1.1 %, ∞]" in text  # noqa: RUF001 - a real minus sign
+
+    later = ramping("digits", served.fake.reports["digits"].time + 60, 2_500, 8_000)
+    served.publish(replace(later, reason="v2 goes to 25 %", epoch=18))
+    page.wait("document.body.innerText.includes('v2 goes to 25 %')")
+    page.wait("document.body.innerText.includes('split 18 wanted, 17 in force')")
+    assert cell(page, "v2", "wanted") == "25 %"
+    assert cell(page, "v1", "exposures") == "8,000"
+    assert page.value("document.documentElement.scrollWidth") <= size[0]
+    assert page.errors == []
+
+
+def test_the_columns_become_one_on_a_phone(served: Served, page: Page) -> None:
+    across = "getComputedStyle(document.querySelector('.plots')).gridTemplateColumns.split(' ')"
+    for (width, height), columns in ((PHONE, 1), (DESKTOP, 2)):
+        page.open(served.url, width=width, height=height)
+        page.wait("document.querySelectorAll('.plot .line').length == 2")
+        assert page.value(f"{across}.length") == columns
+        rows = "document.querySelectorAll('.arms [role=row]').length"
+        assert page.value(rows) == 3  # the roles survive the cards of a phone
+
+
+def test_hostile_words_stay_words(served: Served, page: Page) -> None:
+    evil = "<img src=x onerror=alert(1)><script>document.title='owned'</script>"
+    served.fake.reports["digits"] = replace(served.fake.reports["digits"], reason=evil)
+    page.open(served.url, width=1200, height=900)
+    page.wait("document.querySelector('.reason')?.textContent.length")
+    assert page.value("document.querySelector('.reason').textContent") == evil
+    assert page.value("document.querySelectorAll('.reason *').length") == 0
+    assert page.value("document.title") == "Understudy"
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("names", [()])
+def test_without_a_model_the_page_says_what_to_do(served: Served, page: Page) -> None:
+    page.open(served.url, width=1200, height=900)
+    page.wait("document.body.innerText.includes('No models yet')")
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("names", [tuple(f"model-{n}" for n in range(12))])
+def test_many_models_fold_and_are_found_by_name(served: Served, page: Page) -> None:
+    page.open(served.url, width=1200, height=900)
+    page.wait("document.querySelectorAll('details.model').length == 12")
+    assert page.value("document.querySelectorAll('details.model[open]').length") == 3
+    assert page.value("document.querySelectorAll('nav a').length") == 12
+    page.value("document.querySelectorAll('nav a')[9].click()")
+    page.wait("document.querySelector('#model-model-9').open")
+    assert page.errors == []
+
+
+def test_a_lost_connection_is_said_clearly(served: Served, page: Page) -> None:
+    page.open(served.url, width=390, height=844)
+    page.wait("document.querySelector('#live').dataset.state == 'live'")
+    served.running.stop()
+    page.wait("document.querySelector('#live').dataset.state == 'lost'")
+    page.wait("!document.querySelector('#banner').hidden")
+    assert "Connection to Understudy lost" in page.text()
