@@ -137,8 +137,9 @@ class _Connection:
     def close(self) -> None:
         self._writer.close()
 
-    async def _next(self) -> h11.Event | type[h11.PAUSED]:
-        while (event := self._http.next_event()) is h11.NEED_DATA:
+    async def _next(self) -> h11.Event:
+        while not isinstance(event := self._http.next_event(), h11.Event):
+            if event is h11.PAUSED:
+                raise Lost("answer: more of it than was asked for")
             self._http.receive_data(await self._reader.read(_CHUNK))
-        assert event is not h11.NEED_DATA
         return event

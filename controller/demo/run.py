@@ -111,7 +111,7 @@ def run(settings: Settings) -> int:
         with _home(settings) as home:
             return asyncio.run(_interruptible(settings, home))
     except UnderstudyError as exc:
-        Console(stderr=True).print(f"the demo failed: {exc}", markup=False, highlight=False)
+        _complain(f"the demo failed: {exc}")
         return 1
     except (asyncio.CancelledError, KeyboardInterrupt):
         return 130
@@ -314,7 +314,7 @@ class Conductor:
         report, account = await self._balance()
         if account.lost:
             why = ", ".join(f"{n} x {text}" for text, n in self._users.tally.why.most_common(5))
-            Console(stderr=True).print(f"lost: {account.sentence()} ({why})", markup=False)
+            _complain(f"lost: {account.sentence()} ({why})")
         tally = self._users.tally
         return Summary(
             champion=report.champion,
@@ -357,6 +357,11 @@ def policy(champion: str) -> str:
     text = files("controller.demo").joinpath("policy.yaml").read_text()
     assert text.count(_PLACEHOLDER) == 1
     return text.replace(_PLACEHOLDER, champion)
+
+
+def _complain(text: str) -> None:
+    """To standard error: `-o json` prints one object on standard output and nothing else."""
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print(summary: Summary, output: str) -> None:
