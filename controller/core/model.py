@@ -30,7 +30,7 @@ Key: TypeAlias = NDArray[np.uint64]
 Float: TypeAlias = NDArray[np.float64]
 Bool: TypeAlias = NDArray[np.bool_]
 if TYPE_CHECKING:
-    Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+    Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 else:
     Json = Any  # msgspec, which decodes snapshots by these annotations, has no recursive types
 

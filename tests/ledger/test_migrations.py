@@ -10,6 +10,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
 
 from controller.errors import Permanent
 from controller.ledger import open_ledger
@@ -106,9 +108,6 @@ def test_processes_that_open_a_new_ledger_at_once_all_succeed(url, tmp_path):
 
 def test_postgresql_gets_the_same_tables():
     """Without a server here, the statements at least are rendered for it."""
-    from sqlalchemy.dialects import postgresql
-    from sqlalchemy.schema import CreateTable
-
     ddl = {
         name: str(CreateTable(table).compile(dialect=postgresql.dialect()))
         for name, table in metadata.tables.items()
