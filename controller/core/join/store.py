@@ -55,12 +55,12 @@ class Store:
     @property
     def capacity(self) -> int:
         """How many rows the columns have room for."""
-        return int(getattr(self, next(iter(self._fields))).size)
+        return len(self._columns()[0])
 
     @property
     def nbytes(self) -> int:
         """Memory of all columns and of the free list."""
-        return self._free.nbytes + sum(getattr(self, name).nbytes for name in self._fields)
+        return self._free.nbytes + sum(column.nbytes for column in self._columns())
 
     def take(self, count: int) -> Int:
         """Rows that nobody uses; their fields hold nothing of meaning."""
@@ -80,6 +80,9 @@ class Store:
             self._free = _longer(self._free, _roomy(count, self._free.size))
         self._free[self._free_count : count] = rows
         self._free_count = count
+
+    def _columns(self) -> list[NDArray[np.generic]]:
+        return [getattr(self, name) for name in self._fields]
 
     def _grow(self, needed: int) -> None:
         size = _roomy(needed, self.capacity)
