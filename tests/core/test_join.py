@@ -89,7 +89,7 @@ class Joiner:
         self.table = join.new_rollout(self.table)
 
     def restart(self):
-        self.table = join.from_arrays(join.to_arrays(self.table))
+        self.table = join.Table.from_arrays(self.table.to_arrays())
 
 
 def words(refused):
@@ -481,5 +481,5 @@ def test_snapshot_holds_live_rows_only():
     step(joiner, [exposure(0, i) for i in range(1, 50)], 1.0, [], {})
     step(joiner, [exposure(60, 99)], 60.0, [], {})
     step(joiner, [], 75.0, [], {})
-    arrays = join.to_arrays(joiner.table)
+    arrays = joiner.table.to_arrays()
     assert arrays["exposure.request"].tolist() == [99]

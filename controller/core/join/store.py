@@ -101,6 +101,14 @@ def _longer(column: NDArray[Kind], size: int) -> NDArray[Kind]:
     return grown
 
 
+def tally(counts: Int, arms: Slot, sign: int) -> Int:
+    """The counts by arm after adding one, times `sign`, for each of `arms`."""
+    more = np.bincount(arms, minlength=counts.size)
+    grown = np.zeros(more.size, np.int64)
+    grown[: counts.size] = counts
+    return grown + sign * more
+
+
 class ExposureStore(Store):
     """Exposures that are pending or were closed a short while ago: 37 bytes each, 41 by unit.
 
@@ -129,8 +137,8 @@ class ExposureStore(Store):
 
     def add_prev(self) -> None:
         """Make room for the chains of units."""
-        self._fields["prev"] = np.int32
         self.prev = np.full(self.capacity, NONE, np.int32)
+        self._fields["prev"] = np.int32
 
 
 class RewardStore(Store):
