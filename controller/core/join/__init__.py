@@ -8,8 +8,9 @@ displaced by up to `grace` into later ones. Event times decide, never arrival.
 
     absorb   takes in a micro-batch: duplicates, late ones, what belongs together already
     close    gives the outcomes that are due, and refuses what waited in vain
-    table    what is remembered between them; snapshot: the same as plain arrays
-    store, index, calendar   columns with rows that are used again, rows by key, rows by time
+    attach   what a reward does to its exposure, and to the root of the exposure's unit
+    table    what is remembered between them; `snapshot`: the same as plain arrays
+    store, index, calendar, chains   columns whose rows are used again; rows by key, by time; lists
 
 Cost per event does not depend on how much is pending: every structure works in amortised constant
 time per row, whole arrays at a time, and no Python object stands for an event.
@@ -31,7 +32,6 @@ from controller.core.join.rule import (
     JoinRule,
     Refused,
 )
-from controller.core.join.snapshot import from_arrays, to_arrays
 from controller.core.join.table import Table, new_rollout
 
 __all__ = [
@@ -44,7 +44,5 @@ __all__ = [
     "Table",
     "absorb",
     "close",
-    "from_arrays",
     "new_rollout",
-    "to_arrays",
 ]

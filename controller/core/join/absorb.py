@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from controller.core.join.attach import attach, credit, precedes
+from controller.core.join.chains import entries_of, push_entries, starts
 from controller.core.join.rule import (
     Absorbed,
     Cause,
@@ -16,17 +18,8 @@ from controller.core.join.rule import (
     JoinRule,
     Refused,
 )
-from controller.core.join.store import ANALYSED, CLOSED, NONE
-from controller.core.join.table import (
-    Table,
-    attach,
-    credit,
-    entries_of,
-    precedes,
-    push_entries,
-    starts,
-    tally,
-)
+from controller.core.join.store import ANALYSED, CLOSED, NONE, tally
+from controller.core.join.table import Table
 from controller.core.model import Bool, Int
 
 Refusals = list[tuple[Int, Cause]]
@@ -144,11 +137,12 @@ def _root(table: Table, rule: JoinRule, rows: Int) -> Int:
 
 def _hand_over(table: Table, rule: JoinRule, old: Int, new: Int) -> None:
     """Credit to new roots what old ones were given, as far as it lies in the new window."""
-    owner, entry = entries_of(table, old)
+    owner, entry = entries_of(table.exposures, table.entries, old)
     time = table.entries.time[entry]
     inside = time <= table.exposures.time[new[owner]] + rule.window_s
     owner, entry = owner[inside], entry[inside]
-    push_entries(table, new[owner], _as_rewards(table, entry), own=False)
+    credited = _as_rewards(table, entry)
+    push_entries(table.exposures, table.entries, new[owner], credited, own=False)
 
 
 def _as_rewards(table: Table, entry: Int) -> JoinRewards:

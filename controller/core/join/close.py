@@ -9,16 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from controller.core.join.absorb import Refusals, join
+from controller.core.join.chains import entries_of, link, starts
 from controller.core.join.rule import Cause, JoinRule, Refused
-from controller.core.join.store import ANALYSED, CLOSED, NONE
-from controller.core.join.table import (
-    Table,
-    entries_of,
-    link,
-    sorted_rows,
-    starts,
-    tally,
-)
+from controller.core.join.store import ANALYSED, CLOSED, NONE, tally
+from controller.core.join.table import Table
 from controller.core.model import Bool, Float, Int, Outcomes
 
 
@@ -94,7 +88,7 @@ def _orphan(table: Table, rule: JoinRule, refused: Refusals) -> None:
 def _close_due(table: Table, rule: JoinRule, watermark: float) -> Outcomes:
     store = table.exposures
     rows = table.calendar.due(rule.window_s, watermark, store.time)
-    rows = sorted_rows(store.time, store.request, rows)
+    rows = rows[np.lexsort((store.request[rows], store.time[rows]))]
     analysed = (store.flags[rows] & ANALYSED) != 0
     value, analysed_value, joined = _values(table, rule, rows, analysed)
     outcomes = Outcomes(
@@ -114,7 +108,7 @@ def _close_due(table: Table, rule: JoinRule, watermark: float) -> Outcomes:
 def _values(table: Table, rule: JoinRule, rows: Int, analysed: Bool) -> tuple[Float, Float, Bool]:
     """Per exposure: value, value that enters the analysis, whether it has rewards of its own."""
     store = table.entries
-    owner, entry = entries_of(table, rows)
+    owner, entry = entries_of(table.exposures, store, rows)
     order = np.lexsort((store.id[entry], store.time[entry], owner))
     owner, entry = owner[order], entry[order]
     own = store.own[entry]

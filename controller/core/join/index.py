@@ -12,9 +12,9 @@ Invariant: from a key's home slot to the slot that holds its row there is no EMP
 row leaves a TOMB; tombs that stand before an EMPTY slot become EMPTY at once, so that a table in
 which as many rows come as go seldom has to be rebuilt.
 
-Rejected: sorted segments with `searchsorted` (0.3 million look-ups/s at 10^7 keys, against some
-ten), a Python dict (100 bytes a key, one object per event), a power of two as capacity (a load
-anywhere between 0.3 and 0.6; with any capacity it stays between 0.4 and 0.6).
+Rejected: sorted segments with `searchsorted` (0.3 million look-ups/s at 10^7 keys, against
+some ten), a Python dict (100 bytes a key, one object per event), a power of two as capacity (the
+load would fall to 0.3 at each growth; with any capacity it stays between 0.4 and 0.6).
 """
 
 from __future__ import annotations

@@ -8,17 +8,21 @@ layout of an index or on the blocks of a calendar.
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.join.calendar import Calendar
+from controller.core.join.chains import entries_of, push_entries
 from controller.core.join.rule import JoinRewards
-from controller.core.join.store import CLOSED, NONE, Store
-from controller.core.join.table import Table, entries_of, push_entries, tally
+from controller.core.join.store import CLOSED, NONE, Store, tally
 from controller.core.model import Bool, Float, Int, Key
 
-Arrays = dict[str, NDArray[np.generic]]
+if TYPE_CHECKING:
+    from controller.core.join.table import Table
+
+Arrays: TypeAlias = dict[str, NDArray[np.generic]]
 
 _WAITING = ("waiting", "unit_waiting")
 
@@ -26,8 +30,7 @@ _WAITING = ("waiting", "unit_waiting")
 def to_arrays(table: Table) -> Arrays:
     """Everything that the table remembers; copies, safe to keep while the table goes on."""
     store = table.exposures
-    rows = table.live_rows()
-    rows = rows[np.lexsort((store.request[rows], store.time[rows]))]
+    rows = np.sort(table.live_rows())  # about in order of time, and fast to read
     position = np.full(store.capacity + 1, NONE, np.int32)  # the last one answers for NONE
     position[rows] = np.arange(rows.size)
     arrays: Arrays = {"clock": np.array([table.clock]), "joined": table.joined.copy()}
@@ -44,9 +47,8 @@ def to_arrays(table: Table) -> Arrays:
     return arrays | _reward_arrays("early", table.early[1])
 
 
-def from_arrays(arrays: Arrays) -> Table:
-    """The table that `to_arrays` was made from."""
-    table = Table()
+def restore(table: Table, arrays: Arrays) -> None:
+    """Fill a new table with what `to_arrays` gave."""
     table.clock = float(_floats(arrays, "clock")[0])
     table.joined = np.array(arrays["joined"], np.int64)
     rows = _restore_exposures(table, arrays)
@@ -55,7 +57,6 @@ def from_arrays(arrays: Arrays) -> Table:
     _restore_ids(table, arrays)
     table.waiting, table.unit_waiting = (_rewards(name, arrays) for name in _WAITING)
     table.early = (rows[arrays["early.row"].astype(np.int64)], _rewards("early", arrays))
-    return table
 
 
 def _closing_times(table: Table) -> Float:
@@ -67,7 +68,7 @@ def _closing_times(table: Table) -> Float:
 
 
 def _entry_arrays(table: Table, rows: Int) -> Arrays:
-    owner, entry = entries_of(table, rows)
+    owner, entry = entries_of(table.exposures, table.entries, rows)
     arrays: Arrays = {"entry.row": owner.astype(np.int32)}
     names = [name for name in table.entries.FIELDS if name != "next"]
     return arrays | {f"entry.{name}": getattr(table.entries, name)[entry] for name in names}
@@ -177,8 +178,9 @@ def _restore_entries(table: Table, arrays: Arrays, rows: Int) -> None:
         unit=none,
         value=_floats(arrays, "entry.value"),
     )
-    push_entries(table, owner[own], entries.pick(own), own=True)
-    push_entries(table, owner[~own], entries.pick(~own), own=False)
+    stores = table.exposures, table.entries
+    push_entries(*stores, owner[own], entries.pick(own), own=True)
+    push_entries(*stores, owner[~own], entries.pick(~own), own=False)
 
 
 def _restore_ids(table: Table, arrays: Arrays) -> None:

@@ -55,12 +55,12 @@ class Store:
     @property
     def capacity(self) -> int:
         """How many rows the columns have room for."""
-        return int(getattr(self, next(iter(self._fields))).size)
+        return len(self._columns()[0])
 
     @property
     def nbytes(self) -> int:
         """Memory of all columns and of the free list."""
-        return self._free.nbytes + sum(getattr(self, name).nbytes for name in self._fields)
+        return self._free.nbytes + sum(column.nbytes for column in self._columns())
 
     def take(self, count: int) -> Int:
         """Rows that nobody uses; their fields hold nothing of meaning."""
@@ -81,6 +81,9 @@ class Store:
         self._free[self._free_count : count] = rows
         self._free_count = count
 
+    def _columns(self) -> list[NDArray[np.generic]]:
+        return [getattr(self, name) for name in self._fields]
+
     def _grow(self, needed: int) -> None:
         size = _roomy(needed, self.capacity)
         for name in self._fields:
@@ -96,6 +99,14 @@ def _longer(column: NDArray[Kind], size: int) -> NDArray[Kind]:
     grown = np.empty(size, column.dtype)
     grown[: column.size] = column
     return grown
+
+
+def tally(counts: Int, arms: Slot, sign: int) -> Int:
+    """The counts by arm after adding one, times `sign`, for each of `arms`."""
+    more = np.bincount(arms, minlength=counts.size)
+    grown = np.zeros(more.size, np.int64)
+    grown[: counts.size] = counts
+    return grown + sign * more
 
 
 class ExposureStore(Store):
@@ -126,8 +137,8 @@ class ExposureStore(Store):
 
     def add_prev(self) -> None:
         """Make room for the chains of units."""
-        self._fields["prev"] = np.int32
         self.prev = np.full(self.capacity, NONE, np.int32)
+        self._fields["prev"] = np.int32
 
 
 class RewardStore(Store):

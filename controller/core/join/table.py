@@ -1,7 +1,7 @@
-"""All that the joiner remembers, and the few movements that absorbing and closing share.
+"""All that the joiner remembers between two micro-batches.
 
 A `Table` is changed in place: whoever passes it to `absorb` or `close` gives it away, and goes on
-with the same object. What must not be lost is taken out with `snapshot.to_arrays` first.
+with the same object. What must not be lost is taken out with `to_arrays` first.
 
 Invariants, for every live exposure row r:
     by_request.find(request[r]) = r
@@ -12,12 +12,14 @@ Invariants, for every live exposure row r:
 from __future__ import annotations
 
 from collections import deque
+from typing import Self
 
 import numpy as np
 
+from controller.core.join import snapshot
 from controller.core.join.calendar import Calendar
 from controller.core.join.index import HashIndex
-from controller.core.join.rule import JoinRewards, JoinRule
+from controller.core.join.rule import JoinRewards
 from controller.core.join.store import (
     ANALYSED,
     CLOSED,
@@ -29,7 +31,7 @@ from controller.core.join.store import (
     Slot,
     UnitStore,
 )
-from controller.core.model import Bool, Float, Int, Key
+from controller.core.model import Int, Key
 
 
 class Table:
@@ -62,6 +64,17 @@ class Table:
         self.waiting = JoinRewards.none()
         self.unit_waiting = JoinRewards.none()
         self.early: tuple[Int, JoinRewards] = (np.empty(0, np.int64), self.waiting)
+
+    def to_arrays(self) -> snapshot.Arrays:
+        """Everything that is remembered, as plain arrays; copies, safe to keep."""
+        return snapshot.to_arrays(self)
+
+    @classmethod
+    def from_arrays(cls, arrays: snapshot.Arrays) -> Self:
+        """The table that `to_arrays` was made from; it behaves as that one from then on."""
+        table = cls()
+        snapshot.restore(table, arrays)
+        return table
 
     @property
     def nbytes(self) -> int:
@@ -132,108 +145,3 @@ def new_rollout(table: Table) -> Table:
     table.drop_units(units)
     table.early = (np.empty(0, np.int64), JoinRewards.none())
     return table
-
-
-def attach(table: Table, rule: JoinRule, rows: Int, rewards: JoinRewards) -> None:
-    """Join rewards to pending exposures, and credit them to the roots of the exposures' units."""
-    if not rows.size:
-        return
-    push_entries(table, rows, rewards, own=True)
-    table.joined = tally(table.joined, table.exposures.arm[rows], 1)
-    if rule.units:
-        credit(table, rule, rows, rewards)
-
-
-def credit(table: Table, rule: JoinRule, rows: Int, rewards: JoinRewards) -> None:
-    """Count rewards of later exposures for the pending roots of their units.
-
-    Intention to treat: what a unit does within the window after it entered counts for the arm that
-    it entered with, whichever of its requests led to it.
-    """
-    store = table.exposures
-    mine = np.flatnonzero((store.unit[rows] != 0) & ((store.flags[rows] & STALE) == 0))
-    rows, rewards = rows[mine], rewards.pick(mine)
-    unit = table.find_units(rows)
-    root = np.where(unit >= 0, table.units.root[unit], NONE).astype(np.int64)
-    closed_root = (unit >= 0) & table.units.entered[unit] & (root < 0)
-    follows = (root >= 0) & precedes(table, root, rows)
-    counts = follows & (rewards.time <= store.time[root] + rule.window_s)
-    push_entries(table, root[counts], rewards.pick(counts), own=False)
-    # A root that is earlier than the exposure may still come, until the watermark passes it.
-    early = ~follows & ~closed_root & (root != rows)
-    early &= store.time[rows] >= table.clock - rule.grace_s
-    old_rows, old = table.early
-    table.early = (np.concatenate([old_rows, rows[early]]), old.followed_by(rewards.pick(early)))
-
-
-def precedes(table: Table, first: Int, second: Int) -> Bool:
-    """Whether the first exposure comes before the second, by (time, request)."""
-    store = table.exposures
-    before, after = store.time[first], store.time[second]
-    tie = (before == after) & (store.request[first] < store.request[second])
-    earlier: Bool = (before < after) | tie
-    return earlier
-
-
-def push_entries(table: Table, rows: Int, rewards: JoinRewards, *, own: bool) -> None:
-    """Put rewards at the heads of the chains of exposures."""
-    if not rows.size:
-        return
-    store = table.entries
-    items = store.take(rows.size)
-    store.time[items] = rewards.time
-    store.id[items] = rewards.id
-    store.value[items] = rewards.value
-    store.own[items] = own
-    order = np.argsort(rows, kind="stable")
-    link(table.exposures.rewards, store.next, rows[order], items[order])
-
-
-def link(head: Slot, following: Slot, owners: Int, items: Int) -> Int:
-    """Push items onto the chains of their owners, which must be grouped; gives each group's size.
-
-    The last item of a group becomes its owner's head.
-    """
-    first = starts(owners)
-    last = np.append(first[1:], owners.size) - 1
-    following[items[1:]] = items[:-1]
-    following[items[first]] = head[owners[first]]
-    head[owners[last]] = items[last]
-    return last - first + 1
-
-
-def starts(grouped: Int | Key) -> Int:
-    """Where each run of equal values begins."""
-    if not grouped.size:
-        return np.empty(0, np.int64)
-    return np.flatnonzero(np.append(True, grouped[1:] != grouped[:-1]))
-
-
-def entries_of(table: Table, rows: Int) -> tuple[Int, Int]:
-    """All entries in the chains of exposures: (position in `rows`, entry), in no order."""
-    owner = np.arange(rows.size)
-    entry = table.exposures.rewards[rows].astype(np.int64)
-    owners, entries = [], []
-    while True:
-        some = np.flatnonzero(entry >= 0)
-        if not some.size:
-            break
-        owner, entry = owner[some], entry[some]
-        owners.append(owner)
-        entries.append(entry)
-        entry = table.entries.next[entry].astype(np.int64)
-    none = np.empty(0, np.int64)
-    return np.concatenate([none, *owners]), np.concatenate([none, *entries])
-
-
-def tally(counts: Int, arms: Slot, sign: int) -> Int:
-    """The counts by arm after adding one, times `sign`, for each of `arms`."""
-    more = np.bincount(arms, minlength=counts.size)
-    grown = np.zeros(more.size, np.int64)
-    grown[: counts.size] = counts
-    return grown + sign * more
-
-
-def sorted_rows(time: Float, request: Key, rows: Int) -> Int:
-    """Rows in exposure order: by time, then by request key."""
-    return rows[np.lexsort((request[rows], time[rows]))]
