@@ -325,6 +325,11 @@ def test_field_written_twice_names_both_lines():
             "a quantile with metric latency, and with no other",
         ),
         (
+            {"guardrails": [{"metric": "error_rate", "max_increase": 0.1, "event": "refund"}]},
+            "spec.guardrails[0]",
+            "an event with metric reward, and with no other",
+        ),
+        (
             {"reward": {"event": "e", "range": [0, -1], "default": 0}},
             "spec.reward.range",
             "two numbers [low, high] with low < high, such as [0, 1]",
@@ -415,6 +420,78 @@ def test_every_row_of_the_table_is_exercised_and_points_into_the_schema():
             if path.replace("[0]", "[]") == row.path
         ]
         assert row.expected in refused
+
+
+def test_policy_with_every_field_of_the_format_lacks_only_what_is_not_supported_yet():
+    text = """\
+apiVersion: understudy.dev/v1alpha1
+kind: RolloutPolicy
+metadata:
+  name: digits
+  namespace: models
+  labels: {app.kubernetes.io/part-of: vision}
+  annotations: {owner: "ana"}
+spec:
+  route:
+    prefix: /v2/models/digits/
+    unit: {header: x-user-id}
+    timeout: 5s
+  champion:
+    version: v1
+    endpoints: ["127.0.0.1:9001", "[::1]:9001", "models.example.org:80"]
+  reward:
+    event: correct
+    window: 30s
+    default: 0
+    range: [0, 1]
+    aggregate: first
+    join: request_id
+    direction: maximize
+    grace: 1m
+  guardrails:
+    - {metric: error_rate, max_increase: 1%}
+    - {metric: latency, quantile: 0.99, max_increase: 20%}
+    - {metric: reward, event: refund, max_increase: 0.5%}
+  stages:
+    - shadow: {duration: 5m, percent: 10%}
+    - canary:
+        steps: [1%, 5%, 25%, 50%]
+        min_duration: 5m
+        min_outcomes: 200
+        margin: 1%
+        false_rollback: 1%
+        false_promotion: 1%
+        max_duration: 1d
+        on_expiry: hold
+    - ab: {share: 50%, alpha: 5%, min_effect: 1%, min_duration: 7d, max_duration: 28d}
+    - thompson:
+        {floor: 1%, update_every: 30s, half_life: 1d, promote_probability: 99%, max_loss: 0.1%,
+         min_outcomes: 500}
+  candidates: {on_new: queue}
+  gates:
+    offline: {metric: accuracy, min: 0.80, max_drop: 1%}
+    approval: none
+    freeze: [{cron: "0 17 * * FRI", duration: 60h}]
+    cooldown: 10m
+  deploy: {kubernetes: {namespace: models, service: digits, port: 8080, retain: 1h}}
+  notify: [{webhook: "https://example.org/x", on: [promoted, rolled_back, holding]}]
+"""
+    assert [(p.line, p.path) for p in faults(text)] == [
+        (27, "spec.guardrails[1].metric"),
+        (28, "spec.guardrails[2].metric"),
+        (48, "spec.gates.freeze"),
+        (50, "spec.deploy"),
+        (51, "spec.notify"),
+    ]
+    mentioned = set(re.findall(r"(\w+):", text))
+    fields = {name for names in objects() for name in names}
+    assert fields - mentioned == {"cookie"}, "a field that this test does not show"
+    assert all("not supported yet" in p.expected for p in faults(text))
+
+
+@pytest.mark.parametrize("text", ["\ufeff" + SMALLEST, SMALLEST.replace("\n", "\r\n")])
+def test_byte_order_mark_and_line_ends_of_other_systems_change_nothing(text):
+    assert digest(parse(text, "file.yaml")) == digest(parse(SMALLEST, "file.yaml"))
 
 
 def test_unused_fields_without_effect_may_be_spelt_out():
@@ -563,8 +640,11 @@ def test_every_error_type_of_the_schema_has_its_words_and_no_other_has():
 # --- JSON Schema ------------------------------------------------------------------------------
 
 
+SCHEMA = jsonschema.Draft202012Validator(schema())
+
+
 def conforms(values: object) -> bool:
-    return jsonschema.Draft202012Validator(schema()).is_valid(values)
+    return SCHEMA.is_valid(values)
 
 
 def test_schema_is_a_valid_schema_of_its_draft():
@@ -805,7 +885,7 @@ def test_parse_raises_nothing_but_policy_errors_on_any_text(text):
 
 
 @given(st.data())
-@settings(max_examples=400, derandomize=True, deadline=None)
+@settings(max_examples=250, derandomize=True, deadline=None)
 def test_parse_raises_nothing_but_policy_errors_on_damaged_policies(data):
     text = data.draw(st.sampled_from([SMALLEST, *(p.read_text("utf-8") for p in POLICIES)]))
     start = data.draw(st.integers(0, len(text)))
@@ -844,7 +924,7 @@ def places(values: object, path: tuple[str | int, ...] = ()) -> list[tuple[str |
 
 
 @given(st.data())
-@settings(max_examples=400, derandomize=True, deadline=None)
+@settings(max_examples=250, derandomize=True, deadline=None)
 def test_whatever_parse_accepts_conforms_to_the_schema(data):
     values = yaml.safe_load(data.draw(st.sampled_from(POLICIES)).read_text("utf-8"))
     path = data.draw(st.sampled_from(places(values)))
