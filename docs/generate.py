@@ -73,11 +73,8 @@ def _written_as(path: str, field: dict[str, Any]) -> str:
     node = resolve(field)
     below, child = _item(path, node)
     if "properties" in child:
-        return (
-            f"list of [`{below}`](#{_anchor(below)})"
-            if below != path
-            else f"[`{path}`](#{_anchor(path)})"
-        )
+        link = f"[`{below}`](#{_anchor(below)})"
+        return link if below == path else f"list of {link}"
     if below != path and "title" not in node:
         return f"list; each {phrase(child)}"
     return phrase(node)

@@ -60,8 +60,11 @@ def _problem(document: Document, fault: ErrorDetails) -> Problem:
 
 
 def _missing(document: Document, fault: ErrorDetails, path: Path) -> Problem:  # noqa: ARG001
-    node = node_at(path)
-    expected = f"the field {path[-1]}: {phrase(node)}" if node else f"the field {path[-1]}"
+    node, parent = node_at(path), node_at(path[:-1])
+    if node is None or parent is None:
+        raise InvariantError(f"the schema has no place {render(path)}")
+    is_item = isinstance(path[-1], int)
+    expected = phrase(parent) if is_item else f"the field {path[-1]}: {phrase(node)}"
     return Problem(render(path), "nothing", expected, *document.at(path[:-1]))
 
 

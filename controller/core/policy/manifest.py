@@ -322,9 +322,9 @@ class Spec(Object):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, title="a list of at least one stage")]
     """The stages in order; the success of the last one promotes."""
     candidates: Candidates = written({})
-    """What to do when a version comes while a rollout is on."""
+    """How versions that come during a rollout are treated."""
     gates: Gates = written({})
-    """What must be so before a candidate may go on."""
+    """Conditions apart from the evidence of the stages."""
     deploy: Deploy | None = None
     """What carries out a promotion; without it the router alone does."""
     notify: tuple[Notification, ...] = ()
