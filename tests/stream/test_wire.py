@@ -261,6 +261,12 @@ def test_garbage_is_explained(raw: bytes, message: str) -> None:
     assert complaint(raw).startswith(message)
 
 
+def test_an_event_that_grows_too_long_as_it_is_normalised_is_an_error() -> None:
+    raw = b'{"type":"tick","time":1,"x":[' + b",".join([b"1e9"] * 15_000) + b"]}"
+    assert len(raw) < MAX_EVENT_BYTES
+    assert complaint(raw).endswith("bytes, expected at most 65536")
+
+
 @pytest.mark.parametrize("value", [object(), {(1,): object()}, "\ud800", 2 + 3j])
 def test_a_python_value_without_json_form_is_an_error(value: Any) -> None:
     assert complaint({**TICK, "x": value}).startswith("event: found no JSON")
