@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from controller.core.estimate import Estimators, EstimatorSpec
-from controller.core.join import Table, from_arrays, to_arrays
+from controller.core.join import Table
 from controller.core.model import (
     BASIS,
     EventBatch,
@@ -192,10 +192,10 @@ def image(state: State) -> Any:
     """The state as a value that can be written down; events that wait are read again."""
     values = {f.name: getattr(state, f.name) for f in fields(IMAGE)}
     offset = state.waiting[0].start if state.waiting else state.offset
-    return IMAGE(**values | {"offset": offset, "join": to_arrays(state.join)})
+    return IMAGE(**values | {"offset": offset, "join": state.join.to_arrays()})
 
 
 def revived(snapshot: Any) -> State:
     """The state behind an `image`; it goes on exactly as the one that was written down."""
     values = {f.name: getattr(snapshot, f.name) for f in fields(IMAGE)}
-    return State(**values | {"join": from_arrays(snapshot.join)})
+    return State(**values | {"join": Table.from_arrays(snapshot.join)})
