@@ -191,7 +191,7 @@ def _unit_reader(source: str) -> Callable[[list[bytes]], str | None]:
         return lambda _fields: None
     start = b"cookie=" if place == "cookie" else name.encode() + b"="
     width = len(start)
-    pair = re.compile(rb"(?:.*?;\s*)?" + re.escape(name.encode()) + rb"=([^;]+)")
+    pair = re.compile(rb"(?:.*?;\s*)??" + re.escape(name.encode()) + rb"=([^;]+)")
 
     def read(fields: list[bytes]) -> str | None:
         for each in fields:

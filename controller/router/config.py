@@ -152,9 +152,7 @@ def _connection_manager(name: str, *, log_path: str, units: Sequence[str]) -> di
         "@type": f"{_TYPE}access_loggers.file.v3.FileAccessLog",
         "path": log_path,
         "log_format": {
-            "text_format_source": {
-                "inline_string": log_format("exposure" if is_public else "shadow", units)
-            },
+            "text_format_source": {"inline_string": line},
             "omit_empty_values": True,
         },
     }
@@ -213,7 +211,7 @@ def unit_rules(source: str, salt: str) -> tuple[dict[str, Any], dict[str, Any]]:
         }
         return is_present, _hashed(name, "^", literal)
     cookie = re.escape(name)
-    pair = rf"(?:.*?;\s*)?{cookie}=([^;]+)(?:;.*)?"
+    pair = rf"(?:.*?;\s*)??{cookie}=([^;]+)(?:;.*)?"
     is_present = {"name": "cookie", "string_match": {"safe_regex": {"regex": pair}}}
     return is_present, _hashed("cookie", f"^{pair}$", literal + r"\1")
 

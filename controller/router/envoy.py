@@ -291,7 +291,7 @@ class LocalEnvoy:
         with contextlib.suppress(OSError, TimeoutError, Retryable):
             async with asyncio.timeout(1.0):
                 await self._admin("POST", "/drain_listeners")
-                while await self._requests_under_way():
+                while await self._requests_under_way():  # noqa: ASYNC110 - Envoy tells no one
                     await asyncio.sleep(0.05)
 
     async def _requests_under_way(self) -> int:

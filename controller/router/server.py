@@ -5,8 +5,9 @@ Envoy connects (aggregated discovery, state of the world) and is sent a snapshot
     CDS, EDS, LDS, RDS of union(old, new)      what is pointed to before what points
     CDS, EDS of new                            what nothing points to any more, at last
 
-each step after the ACK of the one before, so at no moment does a route lead to a cluster that is
-not there: make before break. A push that came while another was under way begins after it.
+CDS with EDS, and each other step after the ACK of the one before, so at no moment does a route lead
+to a cluster that is not there: make before break. A push that came while another was
+under way begins after it.
 
 Invariants:
 
@@ -38,8 +39,8 @@ from controller.errors import InvariantError, Permanent
 from controller.router.snapshot import (
     CDS,
     EDS,
+    LDS,
     RDS,
-    TYPES,
     Snapshot,
     check,
     dump,
@@ -200,13 +201,12 @@ class ControlPlane:
         base = node.applied or self._accepted
         wide = union(base, target) if base is not None else target
         node.is_torn = True
-        for kind in TYPES:
-            await _send(node, kind, wide)
+        for kinds in ((CDS, EDS), (LDS,), (RDS,)):
+            await _send(node, wide, *kinds)
         node.applied, node.is_torn = target, False
         await self._accept(target)
         if wide.versions[CDS] != target.versions[CDS]:
-            await _send(node, CDS, target)
-            await _send(node, EDS, target)
+            await _send(node, target, CDS, EDS)
 
     async def _accept(self, target: Snapshot) -> None:
         if self._present is target and self._accepted is not target:
@@ -294,23 +294,39 @@ def _note(node: _Node, request: Any) -> None:
         known.is_acked = True
 
 
-async def _send(node: _Node, kind: str, built: Snapshot) -> None:
-    """Send one type and wait for its ACK; types that a node has no use for are left out.
+async def _send(node: _Node, built: Snapshot, *kinds: str) -> None:
+    """Send these types in order, then wait for the ACK of each.
 
-    Raises _RefusedError on a NACK and TimeoutError when no answer comes.
+    Clusters and their endpoints must be sent together: Envoy answers for new clusters only when
+    it has their endpoints. Types that a node has no use for are left out. Raises _RefusedError on
+    a NACK and TimeoutError when no answer comes.
     """
-    wanted = _wanted_names(kind, built)
-    if wanted is not None and not wanted:
-        return
+    sent: list[tuple[str, _Subscription]] = []
     async with asyncio.timeout(ACK_TIMEOUT_S):
-        await _until(node, lambda: _asks_for(node, kind, wanted))
-        subscription = node.subscriptions[kind]
-        node.sent += 1
-        subscription.nonce, subscription.is_acked, subscription.detail = str(node.sent), False, None
-        node.outbox.put_nowait(_response(kind, built, subscription.nonce))
-        await _until(node, lambda: subscription.is_acked or subscription.detail is not None)
-    if subscription.detail is not None:
-        raise _RefusedError(kind, subscription.detail)
+        for kind in kinds:
+            wanted = _wanted_names(kind, built)
+            if wanted is not None and not wanted:
+                continue
+            await _until(node, lambda k=kind, w=wanted: _asks_for(node, k, w) or _refusal(sent))
+            if _refusal(sent):
+                break
+            sent.append((kind, _push(node, kind, built)))
+        await _until(node, lambda: all(s.is_acked for _, s in sent) or _refusal(sent))
+    if refusal := _refusal(sent):
+        raise refusal
+
+
+def _push(node: _Node, kind: str, built: Snapshot) -> _Subscription:
+    subscription = node.subscriptions[kind]
+    node.sent += 1
+    subscription.nonce, subscription.is_acked, subscription.detail = str(node.sent), False, None
+    node.outbox.put_nowait(_response(kind, built, subscription.nonce))
+    return subscription
+
+
+def _refusal(sent: list[tuple[str, _Subscription]]) -> _RefusedError | None:
+    refused = [(kind, each.detail) for kind, each in sent if each.detail is not None]
+    return _RefusedError(*refused[0]) if refused else None
 
 
 def _wanted_names(kind: str, built: Snapshot) -> frozenset[str] | None:

@@ -1,7 +1,8 @@
 """A snapshot: all that an Envoy needs to route every model, as one value.
 
 Splits, endpoints and routes go in; clusters (CDS), endpoints (EDS), listeners (LDS) and routes
-(RDS) come out. Nothing here touches a socket, so every property of it can be tested as a value, and `check` says whether it is whole: every route leads to a cluster, every cluster found by
+(RDS) come out. Nothing here touches a socket, so every property of it can be tested as a value,
+and `check` says whether it is whole: every route leads to a cluster, every cluster found by
 EDS has its endpoints, every listener has its routes. Nothing that fails `check` is ever sent.
 
 Invariants of what is built:

@@ -1,0 +1,158 @@
+"""The life of the local Envoy: adopted, replaced, restarted, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time  # noqa: TID251 - waits for real processes
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.core.model import Split
+from controller.core.policy import Route
+from controller.errors import Permanent
+from controller.router.envoy import LocalEnvoy
+from controller.router.server import ControlPlane
+from controller.router.snapshot import RoutedModel, Snapshot, snapshot
+
+CONTROLLER = """
+import asyncio, os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import test_process as t
+async def main():
+    envoy, plane = await t.serve(Path(sys.argv[1]))
+    print(envoy.pid, envoy.listener.port, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+def wanted(envoy: LocalEnvoy, epoch: int = 1) -> Snapshot:
+    """A model without servers: its answers are 503, which is an answer of the split."""
+    split = Split(epoch=epoch, champion="v1", weights={"v1": 10_000}, salt="s")
+    return snapshot([RoutedModel("m", Route(prefix="/"), split)], envoy.listener)
+
+
+async def serve(
+    state: Path, *, is_published: bool = True, **options: Any
+) -> tuple[LocalEnvoy, ControlPlane]:
+    envoy = LocalEnvoy(state, **options)
+    plane = ControlPlane(memory=envoy.memory_path)
+    await plane.start("127.0.0.1", 0, unix_path=envoy.xds_path)
+    await envoy.start()
+    if is_published:
+        await plane.publish(wanted(envoy))
+    await envoy.ready()
+    return envoy, plane
+
+
+def status(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_killed_envoy_comes_back_with_the_last_split(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        envoy, plane = await serve(tmp_path)
+        first, port = envoy.pid, envoy.listener.port
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        while envoy.restarts == 0:
+            await asyncio.sleep(0.02)
+        await envoy.ready()
+        assert envoy.pid != first
+        assert await asyncio.to_thread(status, port) == 503
+        assert (tmp_path / "router" / "access.log.1").exists()
+        second = envoy.pid
+        began = time.monotonic()
+        await envoy.stop()
+        assert time.monotonic() - began < 3
+        assert second is not None
+        assert not is_alive(second)
+        await plane.stop()
+
+    asyncio.run(scenario())
+
+
+def test_an_envoy_outlives_a_killed_controller_and_is_adopted(tmp_path: Path) -> None:
+    script = CONTROLLER.format(here=str(Path(__file__).parent))
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    pid, port = map(int, done.stdout.split())
+    assert is_alive(pid)
+    assert status(port) == 503
+
+    async def scenario() -> None:
+        envoy, plane = await serve(tmp_path)
+        assert (envoy.pid, envoy.listener.port) == (pid, port)
+        built = wanted(envoy, epoch=2)
+        await plane.publish(built)
+        assert await plane.acked(built, 5)
+        await envoy.stop()
+        await plane.stop()
+
+    asyncio.run(scenario())
+    assert not is_alive(pid)
+
+
+def test_replacing_an_envoy_that_does_not_fit_loses_no_request(tmp_path: Path) -> None:
+    async def ask(port: int, seen: list[int], stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            seen.append(await asyncio.to_thread(status, port))
+
+    async def scenario() -> None:
+        envoy, plane = await serve(tmp_path, drain_s=1)
+        old, port = envoy.pid, envoy.listener.port
+        assert old is not None
+        await envoy.detach()
+        await plane.stop()
+        seen: list[int] = []
+        stop = asyncio.Event()
+        asking = [asyncio.create_task(ask(port, seen, stop)) for _ in range(3)]
+        envoy, plane = await serve(tmp_path, drain_s=2)
+        assert envoy.pid != old
+        assert envoy.listener.port == port
+        while is_alive(old):
+            await asyncio.sleep(0.1)
+            os.waitpid(old, os.WNOHANG) if is_alive(old) else None
+        stop.set()
+        await asyncio.gather(*asking)
+        assert len(seen) > 50
+        assert set(seen) == {503}
+        await envoy.stop()
+        await plane.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_port_that_is_taken_is_refused_and_the_last_one_is_kept(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        envoy, plane = await serve(tmp_path / "a")
+        with pytest.raises(Permanent, match="taken"):
+            LocalEnvoy(tmp_path / "b", port=envoy.listener.port)
+        port = envoy.listener.port
+        await envoy.stop()
+        await plane.stop()
+        assert LocalEnvoy(tmp_path / "a").listener.port == port
+
+    asyncio.run(scenario())
