@@ -60,7 +60,7 @@ def test_probability_to_be_best_of_five_arms_equals_scipys_integral():
 
 
 def test_integer_posteriors_equal_the_closed_form():
-
+    # P(B > A) = sum_i B(a_A + i, b_A + b_B) / ((b_B + i) B(1 + i, b_B) B(a_A, b_A)), i < a_B
     a, b = Beta(20, 180), Beta(28, 172)
     closed = sum(
         beta(a.a + i, a.b + b.b) / ((b.b + i) * beta(1 + i, b.b) * beta(a.a, a.b))
