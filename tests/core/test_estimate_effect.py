@@ -57,7 +57,7 @@ def test_limits_hold_the_truth_and_bound_it_at_extreme_means(base, ratio):
     wealth = effect.update(effect.start(), [Cell(0.5, n, base * n, n, base * ratio * n)], base)
     lower, upper = effect.limits(wealth, 0.05)
     assert lower < ratio - 1 < upper
-    assert (1 + upper) / (1 + lower) < 2.0
+    assert (1 + upper) / (1 + lower) < 2.2
 
 
 def test_ends_are_rejected_points_of_the_grid():
@@ -78,7 +78,9 @@ def test_lift_grid_is_even_in_both_directions_and_fine_near_no_effect():
     assert np.diff(np.log(effect.RATIOS)).min() == pytest.approx(0.005)
 
 
-@pytest.mark.parametrize(("n", "s"), [(1, 0), (1, 1), (10, 3), (200, 1), (5_000, 4_990), (40, 12.5)])
+@pytest.mark.parametrize(
+    ("n", "s"), [(1, 0), (1, 1), (10, 3), (200, 1), (5_000, 4_990), (40, 12.5)]
+)
 def test_band_of_an_arm_is_where_the_mixture_has_not_won(n, s):
     alpha = 0.05
     lower, upper = effect.arm_interval(n, s, alpha)

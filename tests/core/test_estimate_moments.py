@@ -11,7 +11,11 @@ def random_cells(rng, n):
     out = []
     for _ in range(n):
         n0, n1 = (int(v) for v in rng.integers(0, 50, 2))
-        out.append(Cell(float(rng.choice([0.01, 0.05, 0.25, 0.5])), n0, int(rng.integers(0, n0 + 1)), n1, n1))
+        out.append(
+            Cell(
+                float(rng.choice([0.01, 0.05, 0.25, 0.5])), n0, int(rng.integers(0, n0 + 1)), n1, n1
+            )
+        )
     return out
 
 

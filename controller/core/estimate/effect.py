@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import betaln, logsumexp
+from scipy.special import betaln
 
 from controller.core.estimate.moments import Moments
 from controller.core.estimate.sequential import gain, log_bets
@@ -116,8 +116,8 @@ def _alternatives(p0_hat: float) -> Float:
 def limits(wealth: LiftWealth, alpha: float) -> tuple[float, float]:
     """The confidence sequence for the relative lift; (-1, inf) when nothing is rejected."""
     bar = np.log(2.0 * _K / alpha)
-    below = logsumexp(wealth.log_wealth[:, :_K], axis=1) >= bar
-    above = logsumexp(wealth.log_wealth[:, _K:], axis=1) >= bar
+    below = np.logaddexp.reduce(wealth.log_wealth[:, :_K], axis=1) >= bar
+    above = np.logaddexp.reduce(wealth.log_wealth[:, _K:], axis=1) >= bar
     n_below, n_above = _leading(below), _leading(above[::-1])
     lower = float(RATIOS[n_below - 1]) - 1.0 if n_below else -1.0
     upper = float(RATIOS[-n_above]) - 1.0 if n_above else float("inf")

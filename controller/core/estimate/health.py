@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import logsumexp
 
 from controller.core.estimate.sequential import Wealth
 from controller.core.model import Cell
@@ -50,4 +49,4 @@ def update(wealth: Wealth, cells: Sequence[Cell]) -> Wealth:
 
 def log_sample_ratio(wealth: Wealth) -> float:
     """The natural logarithm of the e-value against the known propensities."""
-    return float(logsumexp(wealth.log_wealth) - np.log(len(_ODDS)))
+    return float(np.logaddexp.reduce(wealth.log_wealth) - np.log(len(_ODDS)))

@@ -35,7 +35,7 @@ STRENGTH = 50.0
 """Pseudo-outcomes of the prior: the candidate begins as a copy of the champion, worth this much."""
 
 _TAILS = np.array([1e-13, 1e-10, 1e-7, 1e-5, 1e-3, 0.02, 0.1, 0.25, 0.5])
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 
 
 @dataclass(frozen=True, slots=True)

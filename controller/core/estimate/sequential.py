@@ -39,7 +39,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp
 
 from controller.core.model import Cell, Float
 
@@ -220,7 +219,7 @@ def gain(logs: tuple[Float, Float, Float, Float], cell: Cell) -> Float:
 
 def log_e(bets: Bets, wealth: Wealth) -> float:
     """The natural logarithm of the e-value of the whole mixture."""
-    return float(logsumexp(bets.log_weights + wealth.log_wealth))
+    return float(np.logaddexp.reduce(bets.log_weights + wealth.log_wealth))
 
 
 def harm_bets(min_effect: float | None) -> Bets:
@@ -272,6 +271,6 @@ def _weights(thetas: Float, min_effect: float | None) -> Float:
         return flat
     z = (np.log(np.abs(1.0 - thetas)) - np.log(min_effect)) / 0.5
     bell = -0.5 * z * z
-    bell = bell - logsumexp(bell)
+    bell = bell - np.logaddexp.reduce(bell)
     mixed: Float = np.logaddexp(np.log(0.3) + flat, np.log(0.7) + bell)
     return mixed
