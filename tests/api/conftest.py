@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time  # noqa: TID251 - a server is waited for in real time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -33,18 +34,9 @@ class Served:
         self.loop.call_soon_threadsafe(self.fake.publish, report)
 
 
-@pytest.fixture
-def names() -> tuple[str, ...]:
-    return ("digits",)
-
-
-@pytest.fixture
-def hosts() -> frozenset[str] | None:
-    return None
-
-
-@pytest.fixture
-def served(names: tuple[str, ...], hosts: frozenset[str] | None) -> Iterator[Served]:
+@contextmanager
+def serving(*names: str, hosts: frozenset[str] | None = None) -> Iterator[Served]:
+    """A server of one's own, for tests that end it or set it up otherwise."""
     fake = Fake(*names)
     running = server(create_app(fake, hosts=hosts))
     loop = asyncio.new_event_loop()
@@ -64,12 +56,38 @@ def served(names: tuple[str, ...], hosts: frozenset[str] | None) -> Iterator[Ser
     loop.close()
 
 
+@pytest.fixture(scope="session")
+def shared() -> Iterator[Served]:
+    with serving("digits") as one:
+        yield one
+
+
+@pytest.fixture
+def names() -> tuple[str, ...]:
+    return ("digits",)
+
+
+@pytest.fixture
+def served(shared: Served, names: tuple[str, ...]) -> Served:
+    """The shared server, over a controller that knows nothing of other tests."""
+    shared.fake.reset(*names)
+    return shared
+
+
 @pytest.fixture
 def client(served: Served) -> httpx.Client:
     return served.client
 
 
+@pytest.fixture(scope="session")
+def tab() -> Iterator[Page]:
+    with browser() as one:
+        yield one
+
+
 @pytest.fixture
-def page() -> Iterator[Page]:
-    with browser() as tab:
-        yield tab
+def page(tab: Page) -> Iterator[Page]:
+    """An empty tab; left empty, so that it does not go on listening."""
+    tab.errors.clear()
+    yield tab
+    tab.open("about:blank", width=100, height=100)

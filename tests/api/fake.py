@@ -100,6 +100,11 @@ class Fake:
     """Meets `controller.api.backend.Backend`."""
 
     def __init__(self, *names: str) -> None:
+        self.listeners: set[asyncio.Queue[Report]] = set()
+        self.reset(*names)
+
+    def reset(self, *names: str) -> None:
+        """Begin again; whoever listens goes on listening."""
         self.reports = {name: ramping(name, T0 + 600, 500) for name in names}
         self.past = {name: ramp(name) for name in names}
         self.log: list[Canonical] = []
@@ -108,7 +113,6 @@ class Fake:
         self.missing: dict[str, bool | str] = {"log": True, "router": True}
         self.router: dict[str, Json] = {"connected": 1, "nacks": 2, "last_nack": None}
         self.is_log_reachable = True
-        self.listeners: set[asyncio.Queue[Report]] = set()
         self.ledger = {
             name: [
                 decision(

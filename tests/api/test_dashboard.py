@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
-from tests.api.conftest import Served
+from tests.api.conftest import Served, serving
 from tests.api.fake import ramping
 from tests.api.screenshot import Page
 
@@ -84,10 +85,39 @@ def test_many_models_fold_and_are_found_by_name(served: Served, page: Page) -> N
     assert page.errors == []
 
 
-def test_a_lost_connection_is_said_clearly(served: Served, page: Page) -> None:
-    page.open(served.url, width=390, height=844)
-    page.wait("document.querySelector('#live').dataset.state == 'live'")
-    served.running.stop()
+def test_a_lost_connection_is_said_clearly(page: Page) -> None:
+    with serving("digits") as own:
+        page.open(own.url, width=390, height=844)
+        page.wait("document.querySelector('#live').dataset.state == 'live'")
+        assert page.value("document.querySelector('#banner').hidden")
     page.wait("document.querySelector('#live').dataset.state == 'lost'")
     page.wait("!document.querySelector('#banner').hidden")
     assert "Connection to Understudy lost" in page.text()
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2, relative luminance of `#rgb` or `#rrggbb`."""
+    digits = colour.lstrip("#")
+    digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_every_text_has_the_contrast_of_wcag_aa(served: Served, scheme: int) -> None:
+    css = served.client.get("/assets/style.css").text
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", re.findall(r":root \{([^}]*)\}", css)[scheme]))
+    pairs = [
+        ("ink", "card"),
+        ("ink", "page"),
+        ("soft", "card"),
+        ("soft", "page"),
+        ("soft", "track"),
+    ]
+    pairs += [(name, f"{name}-soft") for name in ("good", "bad", "warn", "busy")]
+    pairs += [(name, "card") for name in ("good", "bad", "warn")]
+    pairs += [("on-arm", f"arm-{n}") for n in range(8)]
+    for text, ground in pairs:
+        low, high = sorted((luminance(colours[text]), luminance(colours[ground])))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)

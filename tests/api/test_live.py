@@ -74,7 +74,7 @@ def test_a_client_that_does_not_read_is_dropped_and_hinders_nobody(
             served.publish(big)
             started = time.monotonic()
             assert served.client.get("/healthz").status_code == 200
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 3
             time.sleep(0.05)
 
 
@@ -93,7 +93,7 @@ def test_a_server_with_open_streams_ends_within_five_seconds() -> None:
             child.send_signal(signal.SIGTERM)
             assert list(reports(lines)) == []  # the stream ends by itself, and properly
         child.wait(5)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
         assert child.returncode == 0
 
 

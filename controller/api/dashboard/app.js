@@ -144,6 +144,11 @@ async function loadRouter() {
   }
 }
 
+// A hidden tab draws nothing, so its plots have a hole when it is looked at again.
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) views.forEach((_, model) => loadHistory(model));
+});
+
 connect();
 loadRouter();
 setInterval(loadRouter, ROUTER_MS);
