@@ -1,0 +1,94 @@
+"""Policies, as texts and as values, that the tests of policies take and change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controller.core.policy import (
+    parse,
+    schema,
+)
+from controller.errors import PolicyError, Problem
+
+POLICIES = sorted((Path(__file__).parents[2] / "policies").glob("*.yaml"))
+
+SMALLEST = """\
+apiVersion: understudy.dev/v1alpha1
+kind: RolloutPolicy
+metadata: {name: digits}
+spec:
+  route: {prefix: /digits/}
+  champion: {version: v1}
+  reward: {event: correct}
+  stages:
+    - canary: {steps: [5%, 25%]}
+"""
+
+
+def document(**spec: Any) -> dict[str, Any]:
+    """The smallest policy, as values, with some fields of its spec replaced."""
+    values = yaml.safe_load(SMALLEST)
+    values["spec"].update(spec)
+    return values
+
+
+def written(values: object) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def faults(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(PolicyError) as caught:
+        parse(text, "file.yaml")
+    return caught.value.problems
+
+
+def fault_at(text: str, path: str) -> Problem:
+    (problem,) = [p for p in faults(text) if p.path == path]
+    return problem
+
+
+def replaced(old: str, new: str) -> str:
+    assert SMALLEST.count(old) == 1
+    return SMALLEST.replace(old, new)
+
+
+def objects() -> list[tuple[str, ...]]:
+    """The fields of each object of the schema."""
+    found = schema()
+    definitions = [found, *found["$defs"].values()]
+    return [tuple(d["properties"]) for d in definitions]
+
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, 0, 1, -1, 2, 200, 0.0, 0.05, 0.5, 0.999, 1.0, 1.5, float("inf"), 10**400),
+    *(
+        "",
+        "v1",
+        "1.0",
+        "V_1",
+        "a b",
+        "é",
+        "\ud800",
+        "x" * 64,
+        "/",
+        "x-user",
+        "127.0.0.1:1",
+        "[::1]:1",
+    ),
+    *("0%", "5%", "50%", "100%", "150%", "0.3%", " 5%", "5 %", "0s", "1ms", "1.5h", "90d", "1e3s"),
+    *("first", "mean", "unit", "request_id", "hold", "promote", "error_rate", "latency", "queue"),
+    *([], [0], [0, 1], [0, 2.5], [1, 0], [0, 1, 2], ["5%", 0.5], ["127.0.0.1:1"], {}, {"a": "b"}),
+    *({"header": "x"}, {"cookie": "c"}, {"header": "x", "cookie": "c"}, [{"ab": {}}]),
+)
+
+
+def places(values: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    if isinstance(values, dict):
+        return [p for k, v in values.items() for p in [(*path, k), *places(v, (*path, k))]]
+    if isinstance(values, list):
+        return [p for i, v in enumerate(values) for p in [(*path, i), *places(v, (*path, i))]]
+    return []
