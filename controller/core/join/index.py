@@ -19,7 +19,7 @@ load would fall to 0.3 at each growth; with any capacity it stays between 0.4 an
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
@@ -47,6 +47,13 @@ class HashIndex:
         self._slots: Slot = np.full(_LEAST, EMPTY, np.int32)
         self._live = 0
         self._tombs = 0
+
+    @classmethod
+    def of(cls, rows: Int, column: Key) -> Self:
+        """The index of rows with distinct keys."""
+        index = cls()
+        index._fill(rows.astype(np.int32), 0, column)
+        return index
 
     def __len__(self) -> int:
         return self._live
@@ -138,8 +145,10 @@ class HashIndex:
     def _make_room(self, extra: int, column: Key) -> None:
         if self._live + self._tombs + extra <= _FULL * self._slots.size:
             return
-        rows = self._slots[self._slots >= 0]
-        size = max(_LEAST, int((self._live + extra) / _ROOMY) + 1)
+        self._fill(self._slots[self._slots >= 0], extra, column)
+
+    def _fill(self, rows: Slot, extra: int, column: Key) -> None:
+        size = max(_LEAST, int((rows.size + extra) / _ROOMY) + 1)
         self._slots = np.full(size, EMPTY, np.int32)
         self._live = self._tombs = 0
         # In chunks: the arrays of a probe are many times bigger than the slots they fill.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from controller.core.join.calendar import Calendar
 from controller.core.join.chains import entries_of, push_entries
+from controller.core.join.index import HashIndex
 from controller.core.join.rule import JoinRewards
 from controller.core.join.store import CLOSED, NONE, Store, tally
 from controller.core.model import Bool, Float, Int, Key
@@ -30,7 +31,7 @@ _WAITING = ("waiting", "unit_waiting")
 def to_arrays(table: Table) -> Arrays:
     """Everything that the table remembers; copies, safe to keep while the table goes on."""
     store = table.exposures
-    rows = np.sort(table.live_rows())  # about in order of time, and fast to read
+    rows = table.live_rows()
     position = np.full(store.capacity + 1, NONE, np.int32)  # the last one answers for NONE
     position[rows] = np.arange(rows.size)
     arrays: Arrays = {"clock": np.array([table.clock]), "joined": table.joined.copy()}
@@ -139,7 +140,7 @@ def _restore_exposures(table: Table, arrays: Arrays) -> Int:
     closed_at = _floats(arrays, "exposure.closed_at")
     rows = _fill(store, "exposure", arrays, closed_at.size)
     store.rewards[rows] = NONE
-    table.by_request.add(store.request[rows], rows, store.request)
+    table.by_request = HashIndex.of(rows, store.request)
     is_pending = (store.flags[rows] & CLOSED) == 0
     pending = rows[is_pending]
     table.calendar.add(pending, store.time[pending])
@@ -152,7 +153,7 @@ def _restore_exposures(table: Table, arrays: Arrays) -> Int:
 def _restore_units(table: Table, arrays: Arrays, rows: Int) -> None:
     store = table.units
     units = _fill(store, "unit", arrays, arrays["unit.unit"].size)
-    table.by_unit.add(store.unit[units], units, store.unit)
+    table.by_unit = HashIndex.of(units, store.unit)
     back = np.append(rows, NONE)  # so that the position NONE answers NONE
     store.root[units] = back[store.root[units]]
     store.newest[units] = back[store.newest[units]]
@@ -187,5 +188,5 @@ def _restore_ids(table: Table, arrays: Arrays) -> None:
     store = table.ids
     rows = _fill(store, "id", arrays, arrays["id.id"].size)
     rows = rows[np.argsort(store.time[rows], kind="stable")]
-    table.by_id.add(store.id[rows], rows, store.id)
+    table.by_id = HashIndex.of(rows, store.id)
     table.id_calendar.add(rows, store.time[rows])

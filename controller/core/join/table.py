@@ -92,8 +92,10 @@ class Table:
         return self.clock
 
     def live_rows(self) -> Int:
-        """All exposure rows in use, in no order of meaning."""
-        return self.by_request.rows()
+        """All exposure rows in use, by row number: about in order of time, and fast to read."""
+        is_live = np.zeros(self.exposures.capacity, np.bool_)
+        is_live[self.by_request.rows()] = True
+        return np.flatnonzero(is_live)
 
     def follow_units(self) -> None:
         """Begin to keep each unit's exposures in a chain, so that rewards can name a unit."""
