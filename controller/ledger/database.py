@@ -15,7 +15,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -52,7 +51,7 @@ def open_engine(url: str) -> Engine:
         Permanent: it is damaged, newer than this code, or the URL names nothing durable.
     """
     parsed = _parse(url)
-    engine = create_engine(parsed, connect_args=_connect_args(parsed))
+    engine = _engine(parsed)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -126,8 +125,12 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _connect_args(url: URL) -> dict[str, Any]:
-    return {"timeout": _BUSY_S} if url.get_backend_name() == "sqlite" else {}
+def _engine(url: URL) -> Engine:
+    is_sqlite = url.get_backend_name() == "sqlite"
+    try:
+        return create_engine(url, connect_args={"timeout": _BUSY_S} if is_sqlite else {})
+    except (ImportError, exc.ArgumentError) as error:
+        raise Permanent(f"no driver for the database {url.drivername!r}: {error}") from error
 
 
 def _known_as(url: URL) -> str:

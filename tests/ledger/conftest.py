@@ -1,6 +1,7 @@
 """A real ledger in a real file, and decisions to write into it."""
 
 import itertools
+import shutil
 
 import pytest
 
@@ -24,14 +25,23 @@ def clock():
     return itertools.count(1.0).__next__
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """An empty ledger's file: copying it is faster than migrating anew."""
+    path = tmp_path_factory.mktemp("template") / "ledger.db"
+    open_ledger(f"sqlite:///{path}", clock=lambda: 0.0).close()
+    return path
+
+
 @pytest.fixture
-def ledger(url, clock):
+def ledger(url, path, template, clock):
+    shutil.copy(template, path)
     opened = open_ledger(url, clock=clock)
     yield opened
     opened.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def decide():
     """Makes the decision with a number; fields can be replaced."""
 
@@ -61,7 +71,7 @@ def decide():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def split():
     """Makes the effect that sets the split of an epoch."""
 

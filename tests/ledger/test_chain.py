@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 
 import pytest
 
+from controller.ledger import open_ledger
 from controller.ledger.rows import GENESIS
 from controller.ledger.tables import decisions as table
 
@@ -14,13 +16,25 @@ N = 4
 COLUMNS = [column.name for column in table.columns]
 
 
-@pytest.fixture
-def written(ledger, decide, split):
-    """A ledger with N decisions, the last one without effects."""
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, decide, split):
+    """The file of a ledger with N decisions, the last one without effects."""
+    path = tmp_path_factory.mktemp("original") / "ledger.db"
+    ledger = open_ledger(f"sqlite:///{path}", clock=lambda: 0.0)
     steps = [(decide(n), [split(n)] if n < N else []) for n in range(1, N + 1)]
     ledger.commit("digits", decisions=steps)
+    ledger.close()
+    return path
+
+
+@pytest.fixture
+def written(original, url, path, clock):
+    """A copy of it, open and intact."""
+    shutil.copy(original, path)
+    ledger = open_ledger(url, clock=clock)
     assert ledger.verify_chain("digits") is None
-    return ledger
+    yield ledger
+    ledger.close()
 
 
 @pytest.fixture

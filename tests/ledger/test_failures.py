@@ -69,10 +69,15 @@ def test_a_damaged_database_is_not(ledger, url, path, clock, decide):
         open_ledger(url, clock=clock).verify_chain("digits")
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "nonsense", ""])
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "nonsense", "", "nosuch:///x"])
 def test_a_url_that_names_nothing_durable_is_refused(url, clock):
     with pytest.raises(Permanent):
         open_ledger(url, clock=clock)
+
+
+def test_a_database_without_its_driver_is_named(clock):
+    with pytest.raises(Permanent, match=r"no driver for the database 'mysql\+mysqldb'"):
+        open_ledger("mysql+mysqldb://127.0.0.1/ledger", clock=clock)
 
 
 def test_every_exception_of_sqlalchemy_has_a_word_of_ours():

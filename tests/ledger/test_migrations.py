@@ -116,3 +116,10 @@ def test_postgresql_gets_the_same_tables():
     assert '"offset" BIGINT NOT NULL' in ddl["dead_letters"]
     assert "state BYTEA NOT NULL" in ddl["snapshots"]
     assert "time DOUBLE PRECISION NOT NULL" in ddl["decisions"]
+
+
+def test_sqlite_is_durable_and_keeps_its_references(engine):
+    settings = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+    with reading(engine) as connection:
+        for name, value in settings.items():
+            assert connection.exec_driver_sql(f"PRAGMA {name}").scalar() == value
