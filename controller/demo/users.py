@@ -50,7 +50,7 @@ class Habits:
     rate_hz: float = 300.0
     population: int = 10_000
     delay_mean_s: float = 2.0
-    delay_most_s: float = 5.0
+    delay_most_s: float = 4.0
     timeout_s: float = 5.0
 
 
