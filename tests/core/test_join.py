@@ -174,7 +174,7 @@ def crowds(draw):
         reward_events,
         time=tight,
         id=st.integers(1, 1_000),
-        request=st.integers(0, 6),
+        request=st.one_of(st.just(0), st.integers(1, 6)),
         unit=st.integers(1, 2),
         value=st.sampled_from([0.1, 0.2, 0.7]),
     )
@@ -424,12 +424,34 @@ def test_unit_reward_never_reaches_the_exposure_that_took_a_forgotten_ones_row()
     joiner = Joiner(replace(RULE, by="unit", window_s=5.0))
     step(joiner, [exposure(0, 1, unit=5)], 5.0, [], {})
     step(joiner, [], 15.0, [], {})
+    joiner.restart()
     step(joiner, [], 25.0, [], {})
     batch = [exposure(26, 2, unit=6), reward(27, 7, unit=5, offset=9)]
     rows, reasons = step(joiner, batch, 28.0, [], {})
     rows, reasons = step(joiner, [], 50.0, rows, reasons)
     assert reasons == {9: "orphan"}
     assert [row[4] for row in rows] == [False]
+
+
+def test_unit_reward_finds_its_exposure_after_a_restart():
+    joiner = Joiner(replace(RULE, by="unit"))
+    step(joiner, [exposure(0, 1, unit=5), exposure(1, 2, unit=5)], 5.0, [], {})
+    step(joiner, [], 15.0, [], {})
+    joiner.restart()
+    rows, reasons = step(joiner, [reward(14, 7, unit=5), reward(0.5, 8, unit=5)], 16.0, [], {})
+    rows, reasons = step(joiner, [], 60.0, rows, reasons)
+    assert [row[4] for row in rows] == [True, True]
+    assert reasons == {}
+
+
+def test_rewards_of_exposures_from_before_a_rollout_never_count_for_its_units():
+    joiner = Joiner(replace(RULE, units=True))
+    step(joiner, [exposure(5, 2, unit=5)], 6.0, [], {})
+    joiner.new_rollout()
+    batch = [exposure(4, 1, unit=5), reward(6, 7, request=2)]
+    rows, _ = step(joiner, batch, 7.0, [], {})
+    rows, _ = step(joiner, [], 60.0, rows, {})
+    assert [row[5:] for row in rows] == [(True, 0.0), (False, 1.0)]
 
 
 def test_unit_enters_once_with_everything_it_did_within_the_window():
