@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import time  # noqa: TID251 - the wall clock is taken here and handed to the loop
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from controller.api.app import create_app
+from controller.api.serving import Server
 from controller.api.serving import server as api_server
 from controller.core.model import Decision, Json
 from controller.core.policy import parse
@@ -46,6 +46,7 @@ ROTATE_BYTES = 64 << 20
 ACCESS_LOG = "access_log"
 
 _LOOK_AGAIN_S = 0.05
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 log = structlog.get_logger()
 
@@ -85,26 +86,23 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
-        listening = stack.enter_context(_listening(settings.api))
         stream, ledger = _stores(settings.state, stack)
-        plane, envoy = await _router(settings, stack)
+        envoy = LocalEnvoy(settings.state, host=settings.router.host, port=settings.router.port)
+        plane = ControlPlane(memory=envoy.memory_path)
         backend, wheel = _wired(sources, stream, ledger, EnvoyRouter(plane, envoy), envoy)
-        server = api_server(create_app(backend))
+        server = _server(settings.api, backend)
+        await _start_router(settings.xds, plane, envoy, stack)
         tasks = [asyncio.create_task(wheel.run())]
         await _until(lambda: backend.is_complete, tasks, stopping)
-        tasks.append(asyncio.create_task(server.serve(sockets=[listening])))
+        tasks.append(asyncio.create_task(server.serve()))
         await _until(lambda: server.started and _is_ready(backend), tasks, stopping)
         if not stopping.is_set():
-            host, port = listening.getsockname()[:2]
-            _announce(
-                f"http://{host}:{port}",
-                f"http://{envoy.listener.host}:{envoy.listener.port}",
-                is_json=is_json,
-            )
+            router = envoy.listener
+            _announce(server.url, f"http://{router.host}:{router.port}", is_json=is_json)
         await _until(lambda: False, tasks, stopping)
         await envoy.stop()
         wheel.stop()
-        server.should_exit = True
+        server.stop()
         await asyncio.gather(*tasks)
     return 0
 
@@ -131,23 +129,32 @@ def _wired(
     return backend, wheel
 
 
-async def _router(settings: Settings, stack: AsyncExitStack) -> tuple[ControlPlane, LocalEnvoy]:
-    envoy = LocalEnvoy(settings.state, host=settings.router.host, port=settings.router.port)
-    plane = ControlPlane(memory=envoy.memory_path)
-    xds = await plane.start(settings.xds.host, settings.xds.port, unix_path=envoy.xds_path)
-    stack.push_async_callback(plane.stop)
-    log.info("control plane", xds=xds)
-    await envoy.start()
-    stack.push_async_callback(envoy.stop)
-    return plane, envoy
-
-
 def _stores(state: Path, stack: AsyncExitStack) -> tuple[Stream, Ledger]:
     stream = open_stream(f"sqlite:///{state.absolute() / 'events.db'}")
     stack.callback(stream.close)
     ledger = open_ledger(f"sqlite:///{state.absolute() / 'ledger.db'}", clock=time.time)
     stack.callback(ledger.close)
     return stream, ledger
+
+
+def _server(address: Address, backend: LoopBackend) -> Server:
+    """The API's server, bound before anything starts, so that a taken port is said at once."""
+    is_local = address.host in _LOOPBACK
+    app = create_app(backend, hosts=_LOOPBACK if is_local else None)
+    try:
+        return api_server(app, host=address.host, port=address.port)
+    except OSError as exc:
+        raise Permanent(f"the API address {address} cannot be bound: {exc}") from exc
+
+
+async def _start_router(
+    xds: Address, plane: ControlPlane, envoy: LocalEnvoy, stack: AsyncExitStack
+) -> None:
+    bound = await plane.start(xds.host, xds.port, unix_path=envoy.xds_path)
+    stack.push_async_callback(plane.stop)
+    log.info("control plane", xds=bound)
+    await envoy.start()
+    stack.push_async_callback(envoy.stop)
 
 
 async def _until(
@@ -165,19 +172,6 @@ async def _until(
 
 def _is_ready(backend: LoopBackend) -> bool:
     return all(value is True for value in backend.ready().values())
-
-
-@contextmanager
-def _listening(address: Address) -> Iterator[socket.socket]:
-    """The API's socket, bound before anything starts, so that a taken port is said at once."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((address.host, address.port))
-        except OSError as exc:
-            raise Permanent(f"the API address {address} cannot be bound: {exc}") from exc
-        yield listening
 
 
 @contextmanager

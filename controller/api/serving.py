@@ -52,11 +52,6 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the process: it has a router and a log to end as well."""
-        yield
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End streams, then connections, then the application."""
         self._hub.close()

@@ -108,7 +108,9 @@ def _enter(table: Table, rule: JoinRule, rows: Int, in_rollout: Bool) -> Int:
     if not rows.size:
         return alone
     rows = rows[np.lexsort((store.request[rows], store.time[rows], store.unit[rows]))]
-    return np.concatenate([alone, _root(table, rule, rows[starts(store.unit[rows])])])
+    roots = _root(table, rule, rows[starts(store.unit[rows])])
+    entered: Int = np.concatenate([alone, roots])
+    return entered
 
 
 def _root(table: Table, rule: JoinRule, rows: Int) -> Int:
