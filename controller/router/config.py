@@ -9,8 +9,6 @@ What was tuned, and why:
         default); whoever closes first wins, and a request on a connection that the server is
         closing would be lost
     circuit breakers far away   an overloaded model is seen in its errors and latency, not hidden
-    retries only where the request has surely not reached the model (connect failure, refused
-        stream, reset before the request was sent), to the same arm: the exposure stays true
 """
 
 from __future__ import annotations
