@@ -72,7 +72,6 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
     absorbed = join.absorb(
         state.join,
         rule,
-        state.clock,
         JoinExposures(
             offset=exposures.offset,
             time=exposures.time,

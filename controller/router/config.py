@@ -138,7 +138,6 @@ def listener(
     return {
         "name": name,
         "address": address,
-        "per_connection_buffer_limit_bytes": 1 << 20,
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
 
@@ -170,7 +169,6 @@ def _connection_manager(name: str, *, log_path: str, units: Sequence[str]) -> di
         "rds": {"route_config_name": name, "config_source": _ADS},
         "http_filters": [{"name": "router", "typed_config": router}],
         "use_remote_address": is_public,
-        "normalize_path": True,
         "server_header_transformation": "PASS_THROUGH",
         "generate_request_id": is_public,
         "preserve_external_request_id": not is_public,

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time  # noqa: TID251 - measures
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

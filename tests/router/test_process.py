@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time  # noqa: TID251 - waits for real processes
+import time
 from pathlib import Path
 from typing import Any
 
