@@ -417,6 +417,7 @@ def estimator_spec(policy: Policy) -> EstimatorSpec:
         interval_alpha=INTERVAL_ALPHA,
         high=high,
         half_life_s=min(half_lives) if half_lives else None,
+        has_bandit=bool(half_lives),
     )
 
 

@@ -333,8 +333,8 @@ class CandidateEvidence:
     log_noninferior  per stage of the policy: null: it is worse by at least that stage's margin
                      (stages without a margin carry 0)
     log_errors       null: its error rate exceeds the champion's by no more than `max_increase`
-    growth_*         the e-values' recent growth per analysed unit, natural log; for `explain`
-    p_best, loss     posterior probability to be best; expected loss of promoting, relative
+    p_best, loss     posterior probability to be best; expected loss of promoting, relative; NaN
+                     where the policy has no bandit
     """
 
     champion: ArmSummary
