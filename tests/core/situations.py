@@ -45,7 +45,7 @@ def evidence(**changes: Any) -> CandidateEvidence:
     return replace(nothing, **changes)
 
 
-def situation(  # noqa: PLR0913 - one keyword per dimension of a case
+def situation(
     *,
     in_stage_s: float = 10_000.0,
     in_step_s: float = 10_000.0,
