@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,7 @@ def run(policy: Policy, lines: Sequence[bytes], cuts: Sequence[int] = ()) -> Tol
     """The whole log, cut into blocks at these indices."""
     told = Told(initial(policy))
     edges = [0, *sorted(cuts), len(lines)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         fold(policy, told, lines[start:end])
     return told
 
@@ -157,7 +158,7 @@ class Traffic:
     confirm: bool = True
 
 
-def drive(  # noqa: PLR0913
+def drive(
     policy: Policy,
     log: Log,
     traffic: Traffic,
