@@ -51,13 +51,18 @@ def _is_best(thompson: Thompson, situation: Situation) -> bool:
 
 
 def _share(thompson: Thompson, situation: Situation) -> int:
-    """The candidate's share: floor + (1 - 2 floor) P(best), not more often than `update_every`."""
+    """The candidate's share: floor + (1 - 2 floor) P(best), not more often than `update_every`.
+
+    Both arms keep at least a basis point, whatever the floor: an arm without traffic can neither
+    be compared with nor come back.
+    """
     is_first = situation.rollout.weights_updated < situation.rollout.stage_started
     age_s = situation.now - situation.rollout.weights_updated
     if not is_first and age_s < thompson.update_every:
         return situation.share
     floor = min(thompson.floor, 0.5)
     wanted = round(BASIS * (floor + (1 - 2 * floor) * situation.evidence.p_best))
+    wanted = min(max(wanted, 1), BASIS - 1)
     if not is_first and abs(wanted - situation.share) < SMALLEST_CHANGE:
         return situation.share
     return wanted

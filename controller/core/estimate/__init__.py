@@ -208,13 +208,14 @@ def observe_answers(spec: EstimatorSpec, est: Estimators, cells: Sequence[Cell])
 def observe_shadow(spec: EstimatorSpec, est: Estimators, cell: Cell) -> Estimators:
     """Add answers of mirrored requests: all of the champion's, and the candidate's to the copies.
 
-    With the share m of requests copied, pi = m / (1 + m): of all answers, that part is the
-    candidate's. A copied request has two answers, which are dependent, and the bet stays fair:
-    let a = E[e(champion)] and b = E[e(candidate)], for which (1 - pi) a + pi b <= 1, that is
-    a + (1 - m + m b) <= 2. Were the answers independent, a request would be worth
-    a (1 - m + m b) <= 1, by the inequality of arithmetic and geometric means. An error of the
-    champion lowers its e, an error of the candidate raises its own; so if a request that breaks one
-    tends to break the other, the covariance of the two is negative and the product smaller still.
+    pi is the candidate's part of the answers in the cell: n1 / (n0 + n1). The bet is fair given the
+    counts: (1 - pi) a + pi b <= 1 for a = E[e(champion)] and b = E[e(candidate)], so, were all
+    answers independent, a^n0 b^n1 <= 1 by the inequality of arithmetic and geometric means. The two
+    answers to a copied request are not: but an error of the champion lowers its e, an error of the
+    candidate raises its own; so if a request that breaks one tends to break the other, the
+    covariance of the two is negative and the product smaller still.
+    Rejected: pi from the share that is copied. Copies that were never made or logged then count
+    as evidence against the candidate.
     """
     p0_hat = moments.mean(est.champion_errors)
     shadow_errors = est.shadow_errors
