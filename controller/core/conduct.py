@@ -276,7 +276,7 @@ def situated(policy: Policy, state: State) -> Situation | None:
         now=state.clock,
         rollout=rollout,
         evidence=evidence,
-        health=Health(estimate.health(state.estimators), state.unattributed),
+        health=Health(estimate.health(state.estimators)),
         share=state.split.weights.get(rollout.candidate, 0),
         settle_s=policy.spec.reward.window + policy.spec.reward.grace,
         is_last=rollout.stage + 1 == len(stages),

@@ -1,4 +1,4 @@
-"""`make bench [only=router,join]`: every benchmark, one table; targets that are missed are marked."""
+"""`python -m tests.bench [NAME,…]`: the benchmarks, one table; missed targets are marked."""
 
 from __future__ import annotations
 

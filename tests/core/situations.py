@@ -76,7 +76,7 @@ def situation(
         now=now,
         rollout=replace(base, **(rollout or {})),
         evidence=evidence(**seen),
-        health=Health(sample_ratio, 0),
+        health=Health(sample_ratio),
         share=share,
         settle_s=settle_s,
         is_last=is_last,

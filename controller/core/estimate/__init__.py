@@ -35,7 +35,6 @@ from controller.core.model import ArmSummary, CandidateEvidence, Cell, Lift
 __all__ = [
     "EstimatorSpec",
     "Estimators",
-    "bandit_split",
     "best_arms",
     "evidence",
     "health",
@@ -62,7 +61,6 @@ class EstimatorSpec:
     interval_alpha  1 - coverage of every confidence sequence
     high            the reward that is 1 when scaled: means and totals are shown times this
     half_life_s     of the bandit's memory; None: it never forgets
-    floor           least share of each arm in the bandit's split
     has_bandit      whether `p_best` and `loss` are asked for (NaN when not): quadrature costs a
                     millisecond, more than all the rest of the evidence
     """
@@ -73,7 +71,6 @@ class EstimatorSpec:
     interval_alpha: float = 0.05
     high: float = 1.0
     half_life_s: float | None = None
-    floor: float = 0.0
     has_bandit: bool = True
 
 
@@ -303,12 +300,3 @@ def best_arms(candidates: dict[str, Estimators], champion: str) -> dict[str, flo
     arms = [_posteriors(candidates[names[0]])[0]]
     arms += [_posteriors(candidates[name])[1] for name in names]
     return dict(zip([champion, *names], posterior.p_best(arms), strict=True))
-
-
-def bandit_split(
-    spec: EstimatorSpec, candidates: dict[str, Estimators], champion: str
-) -> dict[str, int]:
-    """Thompson's split in basis points: each arm's P(best), but at least the floor."""
-    best = best_arms(candidates, champion)
-    weights = posterior.thompson_weights(list(best.values()), spec.floor)
-    return dict(zip(best, weights, strict=True))
