@@ -255,16 +255,19 @@ class EnvoyRouter:
 
 
 class AccessLog:
-    """The wheel's source of exposures: the local Envoy's access log."""
+    """The wheel's source of exposures: the local Envoy's access log.
+
+    Reads go on from what was committed, so lines whose keeping failed are read again.
+    """
 
     def __init__(self, envoy: LocalEnvoy, position: str | None) -> None:
         self._envoy = envoy
         self._path = envoy.log_path
-        self._tail = Tail(self._path, position)
+        self._position = position
 
     def drain(self) -> Drained | None:
         """The next lines as exposures; None when there are none now."""
-        lines, position = self._tail.read()
+        lines, position = Tail(self._path, self._position).read()
         if not lines or position is None:
             return None
         decoded = exposure_lines(lines)
@@ -273,7 +276,8 @@ class AccessLog:
 
     async def committed(self, position: str) -> None:
         """Delete files that are wholly in the event log; rotate one that has grown large."""
-        self._tail.forget(position)
+        self._position = position
+        Tail(self._path, position).forget(position)
         with suppress(OSError):
             if self._path.stat().st_size > ROTATE_BYTES:
                 await self._envoy.rotate()
