@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from controller.core import engine
+from controller.core.conduct import stage_kind
 from controller.core.model import CommandEvent, EventBatch, Float, Json, Tick, VersionEvent
 from controller.core.policy import Policy
 from controller.core.record import decision_document
@@ -142,7 +143,7 @@ def final_document(policy: Policy, state: State) -> dict[str, Json]:
     return {
         "time": state.clock if np.isfinite(state.clock) else None,
         "model": state.model,
-        "stage": policy.spec.stages[rollout.stage].kind if rollout else "",
+        "stage": stage_kind(policy, rollout) if rollout else "",
         "step": rollout.step if rollout else 0,
         "phase": state.phase.value,
         "verdict": state.said.verdict.value,
