@@ -2,9 +2,11 @@
 
 A bounded file is a special case of the unbounded stream. What the live loop adds to a log (its
 ticks) a recorded log has already; a log that was written by something else has none, and gets one
-per `interval` of event time, and one behind each version and command, as the live loop gives. The
-clock never passes the last event: windows that are still open at the end of the file stay open,
-because a reward that was not recorded is not a reward that was not given.
+per `interval` of event time, and one behind each version and command, as the live loop gives.
+Where the log is silent for many intervals it gets two: one that closes the interval of the last
+event, which otherwise would seem late, and one at the end of the silence. The clock never passes
+the last event: windows that are still open at the end of the file stay open, because a reward that
+was not recorded is not a reward that was not given.
 """
 
 from __future__ import annotations
@@ -36,10 +38,12 @@ def replay(
     """The decisions that recorded events lead to, then where the model stands, marked `final`.
 
     `blocks` are the log's lines in order. `interval_s` None means: the log has its own ticks.
+    An interval is no longer than the grace: an event must not be late by waiting for its tick.
     Events of other models are passed over.
     """
     state = initial(policy)
-    clockwork = Clockwork(interval_s) if interval_s is not None else None
+    grace_s = policy.spec.reward.grace
+    clockwork = Clockwork(min(interval_s, grace_s)) if interval_s is not None else None
     for batch in _batches(policy.model, blocks, clockwork):
         state, decisions, _ = engine.step(policy, state, batch)
         yield from (decision_document(decision) for decision in decisions)
@@ -66,12 +70,12 @@ class Clockwork:
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._latest = float("-inf")
-        self._ticked = float("-inf")
+        self._waits = False
 
     @property
     def is_behind(self) -> bool:
-        """Whether events came after the last tick."""
-        return self._latest > self._ticked
+        """Whether events came after the last tick, of which at least one has a time."""
+        return self._waits and bool(np.isfinite(self._latest))
 
     def last(self, start: int) -> EventBatch:
         """The tick that ends the log."""
@@ -83,13 +87,12 @@ class Clockwork:
         if not batch.count:
             return batch
         times = self._running(batch)
-        places, moments = self._ticks(batch, times)
-        ticks = [
-            Tick(int(batch.start + p + i), t)
-            for i, (p, t) in enumerate(zip(places, moments, strict=True))
-        ]
+        placed = self._ticks(batch, times)
+        ticks = [Tick(batch.start + p + i, t) for i, (p, t) in enumerate(placed)]
         self._latest = float(times[-1])
-        before = np.asarray(places, dtype=np.int64)
+        before = np.array([place for place, _ in placed], dtype=np.int64)
+        last = _last_index(batch)
+        self._waits = last >= before[-1] if placed else self._waits or last >= 0
 
         def moved(offset: np.ndarray) -> np.ndarray:
             return offset + np.searchsorted(before, offset - batch.start, side="right")
@@ -119,22 +122,29 @@ class Clockwork:
             times[event.offset - batch.start] = event.time
         return np.maximum(np.maximum.accumulate(times), self._latest)
 
-    def _ticks(self, batch: EventBatch, times: Float) -> tuple[list[int], list[float]]:
-        """Where ticks go (before the event of this index) and their times, in order."""
-        wanted: dict[int, float] = {}
-        periods = np.floor(times / self._interval_s)
-        earlier = np.concatenate([[np.floor(self._latest / self._interval_s)], periods[:-1]])
-        for i in np.flatnonzero((periods > earlier) & np.isfinite(times)):
-            wanted[int(i)] = max(float(periods[i]) * self._interval_s, self._ticked)
+    def _ticks(self, batch: EventBatch, times: Float) -> list[tuple[int, float]]:
+        """(before the event of this index, time) of each tick, in order."""
+        wanted: list[tuple[int, float]] = []
+        size = self._interval_s
+        periods = np.floor(times / size)
+        earlier = np.concatenate([[np.floor(self._latest / size)], periods[:-1]])
+        for i in np.flatnonzero((periods > earlier) & np.isfinite(times)).tolist():
+            ends = {float(periods[i])} | ({float(earlier[i]) + 1} if earlier[i] >= 0 else set())
+            wanted += [(i, end * size) for end in sorted(ends)]
         for event in batch.control:
             if isinstance(event, VersionEvent | CommandEvent):
                 place = event.offset - batch.start
-                wanted.setdefault(place + 1, float(times[place]))
-        places = sorted(wanted)
-        moments = [wanted[place] for place in places]
-        if moments:
-            self._ticked = max(moments)
-        return places, moments
+                wanted.append((place + 1, float(times[place])))
+        return sorted(wanted)
+
+
+def _last_index(batch: EventBatch) -> int:
+    """Index of the last event of this model, -1 where the batch has none."""
+    offsets = [c.offset[-1:] for c in (batch.exposures, batch.rewards, batch.shadows)]
+    others = [event.offset for event in (*batch.control[-1:], *batch.rejected[-1:])]
+    return int(max([*np.concatenate(offsets).tolist(), *others], default=batch.start - 1)) - (
+        batch.start
+    )
 
 
 def final_document(policy: Policy, state: State) -> dict[str, Json]:
