@@ -72,7 +72,7 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
     absorbed = join.absorb(
         state.join,
         rule,
-        state.clock,
+        state.join.clock,  # of the tick before: nothing is late by waiting for its own tick
         JoinExposures(
             offset=exposures.offset,
             time=exposures.time,

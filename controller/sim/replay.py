@@ -2,11 +2,9 @@
 
 A bounded file is a special case of the unbounded stream. What the live loop adds to a log (its
 ticks) a recorded log has already; a log that was written by something else has none, and gets one
-per `interval` of event time, and one behind each version and command, as the live loop gives.
-Where the log is silent for many intervals it gets two: one that closes the interval of the last
-event, which otherwise would seem late, and one at the end of the silence. The clock never passes
-the last event: windows that are still open at the end of the file stay open, because a reward that
-was not recorded is not a reward that was not given.
+per `interval` of event time, and one behind each version and command, as the live loop gives. The
+clock never passes the last event: windows that are still open at the end of the file stay open,
+because a reward that was not recorded is not a reward that was not given.
 """
 
 from __future__ import annotations
@@ -38,12 +36,10 @@ def replay(
     """The decisions that recorded events lead to, then where the model stands, marked `final`.
 
     `blocks` are the log's lines in order. `interval_s` None means: the log has its own ticks.
-    An interval is no longer than the grace: an event must not be late by waiting for its tick.
     Events of other models are passed over.
     """
     state = initial(policy)
-    grace_s = policy.spec.reward.grace
-    clockwork = Clockwork(min(interval_s, grace_s)) if interval_s is not None else None
+    clockwork = Clockwork(interval_s) if interval_s is not None else None
     for batch in _batches(policy.model, blocks, clockwork):
         state, decisions, _ = engine.step(policy, state, batch)
         yield from (decision_document(decision) for decision in decisions)
@@ -124,13 +120,11 @@ class Clockwork:
 
     def _ticks(self, batch: EventBatch, times: Float) -> list[tuple[int, float]]:
         """(before the event of this index, time) of each tick, in order."""
-        wanted: list[tuple[int, float]] = []
         size = self._interval_s
         periods = np.floor(times / size)
         earlier = np.concatenate([[np.floor(self._latest / size)], periods[:-1]])
-        for i in np.flatnonzero((periods > earlier) & np.isfinite(times)).tolist():
-            ends = {float(periods[i])} | ({float(earlier[i]) + 1} if earlier[i] >= 0 else set())
-            wanted += [(i, end * size) for end in sorted(ends)]
+        rises = np.flatnonzero((periods > earlier) & np.isfinite(times)).tolist()
+        wanted = [(i, float(periods[i]) * size) for i in rises]
         for event in batch.control:
             if isinstance(event, VersionEvent | CommandEvent):
                 place = event.offset - batch.start

@@ -32,7 +32,7 @@ def absorb(
     exposures: JoinExposures,
     rewards: JoinRewards,
 ) -> Absorbed:
-    """Take in all events since the last tick, at the clock of this one; consumes the table.
+    """Take in all events since the last tick, at its clock; consumes the table.
 
     An exposure earlier than the watermark, clock - grace, is refused: its place in the outcomes
     may have gone by. Rewards are judged by what is known after the exposures were taken in.
