@@ -16,7 +16,7 @@ help:  ## list the targets
 $(VENV)/.installed: requirements.lock pyproject.toml | $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)
 	@echo "installing the locked packages into $(VENV)"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PY) $(VENV)
-	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

@@ -1,7 +1,8 @@
 """Makes the pages that are made from code: `python -m docs.generate`, run by `make docs`.
 
 The policy reference is the JSON Schema of a policy, read aloud: one table per object, in the
-order of the document. A page written by hand was rejected, since it is wrong by the next field.
+order of the document. The page of the phases is `docs.phases`. Pages written by hand were
+rejected, since they are wrong by the next field.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from controller.core.policy import UNSUPPORTED, schema
 from controller.core.policy.json_schema import phrase, resolve
+from docs.phases import PHASES_PAGE, phases_page
 
 POLICY_REFERENCE = Path(__file__).parent / "policy-reference.md"
 
@@ -99,3 +101,4 @@ def _anchor(path: str) -> str:
 
 if __name__ == "__main__":
     POLICY_REFERENCE.write_text(policy_reference(), encoding="utf-8")
+    PHASES_PAGE.write_text(phases_page(), encoding="utf-8")

@@ -13,14 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
-from controller import bootstrap
-from controller.cli import remote
 from controller.cli.printing import Output, print_rows, print_value
 from controller.core.model import Json, Operation
 from controller.core.policy import parse, position, schema, warnings
 from controller.errors import PolicyError, UnderstudyError
 from controller.settings import Address, Settings, default_state
-from controller.sim import replay as replaying
 
 app = typer.Typer(
     name="understudy",
@@ -55,7 +52,7 @@ def demo(
     rate: Annotated[float, typer.Option("--rate", min=1.0, help="Requests a second.")] = 300.0,
 ) -> None:
     """The whole loop on this machine: real models, a roll-back and a promotion."""
-    from controller.demo.run import demo as run_demo  # noqa: PLC0415 - scikit-learn is an extra
+    from controller.demo.run import demo as run_demo
 
     kind = "json" if output is Output.JSON else "table"
     raise typer.Exit(run_demo(keep=keep, output=kind, state=state, rate=rate))
@@ -79,6 +76,8 @@ def serve(  # noqa: PLR0913 - a command's options
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Controller, API, dashboard, and one local Envoy."""
+    from controller import bootstrap
+
     settings = Settings(
         policies=policies,
         state=_state(state),
@@ -126,9 +125,11 @@ def replay(
     interval: Annotated[
         float,
         typer.Option("--interval", min=0.1, help="Seconds between ticks where the log has none."),
-    ] = replaying.INTERVAL_S,
+    ] = 10.0,
 ) -> None:
     """The decisions that recorded events lead to."""
+    from controller.sim import replay as replaying
+
     policy = parse(_text(file), str(file))
     if not events.is_file():
         raise UnderstudyError(f"{events}: found no file, expected recorded events, one JSON a line")
@@ -149,6 +150,8 @@ def status(  # noqa: PLR0913 - a command's options
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Where each model stands."""
+    from controller.cli import remote
+
     raise typer.Exit(
         remote.status(api, model, watch=watch, wait=wait, timeout=timeout, output=output)
     )
@@ -163,6 +166,8 @@ def explain(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Why it moved, or why it did not, with the numbers."""
+    from controller.cli import remote
+
     remote.explain(api, model, decision, output)
 
 
@@ -183,6 +188,8 @@ def candidate_add(  # noqa: PLR0913 - a command's options
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Offer a version as a candidate."""
+    from controller.cli import remote
+
     body: dict[str, Json] = {"version": version, "endpoints": list(endpoint)}
     if parent:
         body["parent"] = parent
@@ -198,6 +205,8 @@ def candidate_list(
     model: str, *, api: ApiOption = DEFAULT_API, output: OutputOption = Output.TABLE
 ) -> None:
     """The arms of a model, and the queue."""
+    from controller.cli import remote
+
     remote.candidates(api, model, output)
 
 
@@ -209,6 +218,8 @@ def _operation(operation: Operation, text: str) -> None:
         api: ApiOption = DEFAULT_API,
         output: OutputOption = Output.TABLE,
     ) -> None:
+        from controller.cli import remote
+
         remote.post(api, model, operation.value, {"reason": reason} if reason else {}, output)
 
     command.__doc__ = text
@@ -232,6 +243,8 @@ def ledger(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """The decisions of a model."""
+    from controller import bootstrap
+
     folder = _state(state)
     if verify:
         faults, count = bootstrap.verify(folder, model)
@@ -251,6 +264,8 @@ def events(
     state: StateOption = Path(),
 ) -> None:
     """The event log of a model, as JSON Lines: what `replay --events` reads."""
+    from controller import bootstrap
+
     for lines in bootstrap.log_lines(_state(state), model):
         sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
 

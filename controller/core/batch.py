@@ -47,17 +47,17 @@ def micro_batches(
     open_pieces = list(waiting)
     start = batch.start
     for tick in (event for event in batch.control if isinstance(event, Tick)):
-        open_pieces.append(_piece(batch, start, tick.offset))
+        open_pieces.append(between(batch, start, tick.offset))
         yield _merge(open_pieces, tick), ()
         open_pieces = []
         start = tick.offset + 1
     end = batch.start + batch.count
     if start < end:
-        open_pieces.append(_piece(batch, start, end))
+        open_pieces.append(between(batch, start, end))
     yield None, tuple(open_pieces)
 
 
-def _piece(batch: EventBatch, start: int, end: int) -> EventBatch:
+def between(batch: EventBatch, start: int, end: int) -> EventBatch:
     """The events of `batch` with offsets in [start, end)."""
     if start == batch.start and end == batch.start + batch.count:
         return batch

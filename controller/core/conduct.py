@@ -276,7 +276,7 @@ def situated(policy: Policy, state: State) -> Situation | None:
         now=state.clock,
         rollout=rollout,
         evidence=evidence,
-        health=Health(estimate.health(state.estimators), state.unattributed),
+        health=Health(estimate.health(state.estimators)),
         share=state.split.weights.get(rollout.candidate, 0),
         settle_s=policy.spec.reward.window + policy.spec.reward.grace,
         is_last=rollout.stage + 1 == len(stages),
@@ -417,6 +417,7 @@ def estimator_spec(policy: Policy) -> EstimatorSpec:
         interval_alpha=INTERVAL_ALPHA,
         high=high,
         half_life_s=min(half_lives) if half_lives else None,
+        has_bandit=bool(half_lives),
     )
 
 

@@ -87,8 +87,6 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "out_of_range"
     MALFORMED = "malformed"
     UNKNOWN_NAME = "unknown_name"
-    UNKNOWN_ARM = "unknown_arm"
-    UNKNOWN_EPOCH = "unknown_epoch"
 
 
 # --- events -----------------------------------------------------------------------------------
@@ -333,8 +331,8 @@ class CandidateEvidence:
     log_noninferior  per stage of the policy: null: it is worse by at least that stage's margin
                      (stages without a margin carry 0)
     log_errors       null: its error rate exceeds the champion's by no more than `max_increase`
-    growth_*         the e-values' recent growth per analysed unit, natural log; for `explain`
-    p_best, loss     posterior probability to be best; expected loss of promoting, relative
+    p_best, loss     posterior probability to be best; expected loss of promoting, relative; NaN
+                     where the policy has no bandit
     """
 
     champion: ArmSummary
@@ -354,21 +352,9 @@ class Health:
     """Whether the data can be trusted: signals hold a rollout, they never roll back.
 
     log_sample_ratio  log e-value against "arms got the traffic that the splits say"
-    unknown_epoch     exposures of the rollout that could not be attributed to a split
     """
 
     log_sample_ratio: float
-    unknown_epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that decisions are made of."""
-
-    candidates: dict[str, CandidateEvidence]
-    health: Health
-    weights: dict[str, float] = field(default_factory=dict)
-    """Thompson's probability to be best, per arm (champion included); empty when not asked for."""
 
 
 # --- decide -> shell --------------------------------------------------------------------------

@@ -72,7 +72,6 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
     absorbed = join.absorb(
         state.join,
         rule,
-        state.clock,
         JoinExposures(
             offset=exposures.offset,
             time=exposures.time,
@@ -92,7 +91,7 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
         ),
     )
     state = _answered(state, exposures, strata, absorbed.accepted, absorbed.entered)
-    state = _mirrored(state, micro)
+    state = _mirrored(state, micro, select(exposures, absorbed.accepted))
     outcomes, expired = join.close(state.join, rule, state.clock)
     state = _closed(policy, state, outcomes)
     rejected = (
@@ -235,7 +234,7 @@ def _answered(
     state: State, exposures: Exposures, strata: Int, accepted: Bool, entered: Bool
 ) -> State:
     """Count the exposures and their errors; feed the error guardrail and the sample ratio."""
-    failed = (exposures.status >= FAILED_FROM) | (exposures.status == 0)
+    failed = _failed(exposures.status)
     n_arms = len(state.arms)
     totals = replace(
         state.totals,
@@ -251,31 +250,41 @@ def _answered(
     return replace(state, estimators=estimate.observe_units(state.spec, estimators, cells))
 
 
-def _mirrored(state: State, micro: MicroBatch) -> State:
-    """Count the answers to mirrored requests beside the champion's answers to the same traffic."""
+def _mirrored(state: State, micro: MicroBatch, exposures: Exposures) -> State:
+    """Count the answers to mirrored requests beside the champion's answers to the same traffic.
+
+    Compared are the answers that came, not those that the mirror's share promised: copies that the
+    log lost, or that nobody made, say nothing about the candidate. So pi is the candidate's part of
+    this micro-batch's answers, and a micro-batch without any is passed over.
+    """
     rollout = state.rollout
     if rollout is None or state.estimators is None or state.spec is None:
         return state
-    share = state.split.mirror.get(rollout.candidate, 0) / 10_000
-    if not share or rollout.candidate not in micro.names:
+    if not state.split.mirror.get(rollout.candidate) or rollout.candidate not in micro.names:
         return state
-    rows = micro.shadows.arm == micro.names.index(rollout.candidate)
-    status = micro.shadows.status[rows]
-    failed = (status >= FAILED_FROM) | (status == 0)
-    champion = micro.exposures.arm == (
-        micro.names.index(rollout.champion) if rollout.champion in micro.names else -1
-    )
-    answers = micro.exposures.status[champion]
+    rows = np.flatnonzero(micro.shadows.arm == micro.names.index(rollout.candidate))
+    rows = rows[np.unique(micro.shadows.request[rows], return_index=True)[1]]
+    if not len(rows):
+        return state
+    champion = exposures.arm == _pair(state)[0]
+    copies, answers = _failed(micro.shadows.status[rows]), _failed(exposures.status[champion])
     cell = Cell(
-        pi=share / (1 + share),
+        pi=len(copies) / (len(copies) + len(answers)),
         n0=float(len(answers)),
-        s0=float(np.count_nonzero((answers >= FAILED_FROM) | (answers == 0))),
-        n1=float(len(status)),
-        s1=float(np.count_nonzero(failed)),
+        s0=float(np.count_nonzero(answers)),
+        n1=float(len(copies)),
+        s1=float(np.count_nonzero(copies)),
     )
-    seen = replace(rollout, shadow_answers=rollout.shadow_answers + len(status))
+    seen = replace(rollout, shadow_answers=rollout.shadow_answers + len(copies))
+    if not len(answers):
+        return replace(state, rollout=seen)
     estimators = estimate.observe_shadow(state.spec, state.estimators, cell)
     return replace(state, rollout=seen, estimators=estimators)
+
+
+def _failed(status: Int) -> Bool:
+    is_failed: Bool = (status >= FAILED_FROM) | (status == 0)
+    return is_failed
 
 
 def _closed(policy: Policy, state: State, outcomes: Outcomes) -> State:

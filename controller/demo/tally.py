@@ -18,18 +18,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from controller.core.model import Reason
-
-_OF_REWARDS = (
-    Reason.DUPLICATE,
-    Reason.LATE,
-    Reason.ORPHAN,
-    Reason.OUT_OF_RANGE,
-    Reason.MALFORMED,
-    Reason.UNKNOWN_NAME,
-)
-"""Reasons for which a reward may be rejected; the others concern exposures."""
-
 
 @dataclass(slots=True)
 class Tally:
@@ -103,7 +91,7 @@ def reconcile(
         arm: abs(exposures.get(arm, 0) - tally.answers[arm])
         for arm in sorted({*exposures, *tally.answers})
     }
-    turned_away = sum(rejected.get(reason, 0) for reason in _OF_REWARDS)
+    turned_away = sum(rejected.values())
     return Account(
         requests=tally.dropped + tally.unusable,
         exposures=differences,

@@ -9,8 +9,6 @@ What was tuned, and why:
         default); whoever closes first wins, and a request on a connection that the server is
         closing would be lost
     circuit breakers far away   an overloaded model is seen in its errors and latency, not hidden
-    retries only where the request has surely not reached the model (connect failure, refused
-        stream, reset before the request was sent), to the same arm: the exposure stays true
 """
 
 from __future__ import annotations
@@ -140,7 +138,6 @@ def listener(
     return {
         "name": name,
         "address": address,
-        "per_connection_buffer_limit_bytes": 1 << 20,
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
 
@@ -172,7 +169,6 @@ def _connection_manager(name: str, *, log_path: str, units: Sequence[str]) -> di
         "rds": {"route_config_name": name, "config_source": _ADS},
         "http_filters": [{"name": "router", "typed_config": router}],
         "use_remote_address": is_public,
-        "normalize_path": True,
         "server_header_transformation": "PASS_THROUGH",
         "generate_request_id": is_public,
         "preserve_external_request_id": not is_public,

@@ -253,7 +253,10 @@ class LocalEnvoy:
         free = _free_port(host, port or last)
         if free is None and port:
             raise Permanent(f"the router's address {host}:{port} is taken")
-        chosen = free or _free_port(host, 0)
+        # Below the kernel's ephemeral range: no outgoing connection can take it meanwhile.
+        first = xxhash.xxh32_intdigest(str(self._places.folder).encode()) % 10_000
+        ports = (20_000 + (first + i) % 10_000 for i in range(100))
+        chosen = free or next((p for p in ports if _free_port(host, p)), None)
         assert chosen is not None
         kept.write_text(str(chosen))
         return chosen

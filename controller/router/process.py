@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,20 +53,18 @@ class Process(msgspec.Struct, frozen=True):
         _reap(self.pid)
 
 
+_ORPHAN = '(sleep 0.05; exec "$@") </dev/null >>"$0" 2>&1 & echo $!'
+
+
 def spawn(program: Path, arguments: Sequence[str], *, output: Path) -> Process:
-    """Start a program in a session of its own, its output appended to a file."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    pid = os.posix_spawn(
-        program,
-        [str(program), *arguments],
-        os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(output), flags, 0o644),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-    )
+    """Start a program in a session of its own, its output appended to a file.
+
+    It is started by a shell that ends before it begins, so it is nobody's child: this Envoy was
+    seen to get a SIGTERM at the moment when the controller that was its parent was killed.
+    """
+    command = ["/bin/sh", "-c", _ORPHAN, str(output), str(program), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, start_new_session=True)
+    pid = int(done.stdout)
     return Process(pid, _began(pid) or 0)
 
 

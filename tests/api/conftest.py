@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time  # noqa: TID251 - a server is waited for in real time
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -65,7 +65,7 @@ def ramping(model: str, time: float, weight: int, n: int = 4_000) -> Report:
         queue=("v3",),
         arms=arms,
         lift={"v2": Lift(0.042, -0.011, math.inf)},
-        health={"log_sample_ratio": -math.inf, "unknown_epoch": 0},
+        health={"log_sample_ratio": -math.inf, "unattributed": 0},
         rejected={"orphan": 3, "late": 1, "duplicate": 0},
     )
 

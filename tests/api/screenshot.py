@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time  # noqa: TID251 - a browser is waited for in real time
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

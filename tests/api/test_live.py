@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time  # noqa: TID251 - how long a shutdown takes is what is tested
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any

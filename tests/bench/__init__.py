@@ -1,4 +1,4 @@
-"""Benchmarks: each module has `run() -> list[Row]`."""
+"""Benchmarks: ratios measured side by side in one run. Each module has `run() -> list[Row]`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure, and what it must reach."""
+    """One line of the table: what was measured, what came out, what must be reached."""
 
     name: str
     value: float

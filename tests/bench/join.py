@@ -8,10 +8,10 @@ takes 1.5 GB and a minute: `python -m tests.bench.join --large`.
 from __future__ import annotations
 
 import sys
-from time import process_time  # noqa: TID251 - a benchmark needs a stopwatch
+from time import process_time
 
 import numpy as np
-from numpy.random import Generator  # noqa: TID251 - for annotations; the generator is seeded
+from numpy.random import Generator
 
 from controller.core import join
 from tests.bench import Row
@@ -42,14 +42,14 @@ def measure(pending: int) -> tuple[float, float]:
     window_s = TICK_S * (ticks - 1)
     rule = join.JoinRule(window_s=window_s, grace_s=TICK_S, default=0.0, low=0.0, high=1.0)
     table = join.Table()
-    rng = np.random.default_rng(7)  # noqa: TID251 - seeded
+    rng = np.random.default_rng(7)
     warm = ticks + 5
     times = []
     for tick in range(warm + MEASURED):
         batch = exposures(tick, rng), rewards(tick, ticks // 2, rng)
         clock = (tick + 1) * TICK_S
         begin = process_time()
-        join.absorb(table, rule, clock, *batch)
+        join.absorb(table, rule, *batch)
         join.close(table, rule, clock)
         times.append(process_time() - begin)
     cost_s = float(np.median(times[warm:])) / (BATCH * 1.1)

@@ -48,6 +48,7 @@ class Oracle:
         self.waiting: list[Rew] = []
         self.roots: dict[int, Exp] = {}
         self.rollout = 0
+        self.clock = float("-inf")
         self.joined: dict[int, int] = {}
 
     def new_rollout(self):
@@ -56,13 +57,13 @@ class Oracle:
         self.roots = {}
         self.rollout += 1
 
-    def absorb(self, clock, exposures, rewards):
+    def absorb(self, exposures, rewards):
         refused = {}
         accepted = set()
         for e in sorted(exposures, key=lambda e: (e.time, e.offset)):
             if e.request in self.known:
                 refused[e.offset] = "duplicate"
-            elif e.time < clock - self.rule.grace_s:
+            elif e.time < self.clock - self.rule.grace_s:
                 refused[e.offset] = "late"
             else:
                 e.rollout = self.rollout
@@ -113,6 +114,7 @@ class Oracle:
             self.joined[e.arm] = self.joined.get(e.arm, 0) + 1
 
     def close(self, clock):
+        self.clock = clock
         rule, watermark, refused = self.rule, clock - self.rule.grace_s, {}
         for r in list(self.waiting):
             if r.request == 0 and r.time <= watermark:

@@ -11,7 +11,6 @@ from scipy.special import beta, betainc, betaln, xlog1py, xlogy
 from controller.core.estimate import posterior
 from controller.core.estimate.posterior import Beta, Faded
 from controller.core.model import Cell
-from controller.errors import InvariantError
 
 ARMS = [
     Beta(0.5, 49.5),
@@ -106,28 +105,3 @@ def test_counts_halve_in_a_half_life_and_time_never_runs_backwards():
     back = posterior.fade(later, [cell], 0.0, 60.0)
     assert (back.n0, back.time) == (pytest.approx(250), 1_060.0)
     assert posterior.fade(first, [cell], 1e9, None).n0 == 200
-
-
-@pytest.mark.parametrize("n_arms", [1, 2, 3, 7])
-@pytest.mark.parametrize("floor", [0.0, 0.01, 0.033, 0.1])
-def test_weights_sum_to_the_whole_and_keep_the_floor(n_arms, floor):
-    rng = np.random.default_rng(n_arms)
-    for _ in range(100):
-        best = rng.dirichlet(np.full(n_arms, 0.3))
-        weights = posterior.thompson_weights(best.tolist(), floor)
-        assert sum(weights) == 10_000
-        assert min(weights) >= floor * 10_000 - 1e-9
-        exact = floor + (1 - n_arms * floor) * best
-        assert np.abs(np.array(weights) - exact * 10_000).max() <= 1.0
-
-
-def test_equal_remainders_go_to_the_earlier_arms():
-    assert posterior.thompson_weights([1 / 3, 1 / 3, 1 / 3], 0.0) == (3_334, 3_333, 3_333)
-
-
-@pytest.mark.parametrize(
-    ("best", "floor"), [([0.5, 0.5], 0.6), ([0.5, 0.4], 0.0), ([float("nan"), 1.0], 0.0)]
-)
-def test_weights_that_cannot_be_raise(best, floor):
-    with pytest.raises(InvariantError, match="no split"):
-        posterior.thompson_weights(best, floor)

@@ -16,7 +16,6 @@ SPEC = estimate.EstimatorSpec(
     error_increase=0.01,
     interval_alpha=0.05,
     half_life_s=3_600.0,
-    floor=0.01,
 )
 HISTORY = (1_000.0, 300.0)
 ERRORS = (1_000.0, 10.0)
@@ -190,9 +189,7 @@ def test_a_new_epoch_discounts_the_guess_and_keeps_the_wealth():
     assert after.harm is before.harm
 
 
-def test_bandit_split_is_in_basis_points_and_keeps_the_floor():
-    split = estimate.bandit_split(SPEC, {"v2": run(0, 100, p1=0.1)}, "v1")
-    assert split == {"v1": 9_900, "v2": 100}
+def test_probabilities_to_be_best_come_champion_first():
     best = estimate.best_arms({"v3": run(0, 5), "v2": run(0, 5)}, "v1")
     assert list(best) == ["v1", "v2", "v3"]
     assert best["v2"] == pytest.approx(best["v3"], abs=1e-9)

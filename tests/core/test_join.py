@@ -76,9 +76,9 @@ class Joiner:
         self.rule = rule
         self.table = join.Table()
 
-    def absorb(self, clock, exposures, rewards):
+    def absorb(self, exposures, rewards):
         e, r = exposure_columns(exposures), reward_columns(rewards)
-        absorbed = join.absorb(self.table, self.rule, clock, e, r)
+        absorbed = join.absorb(self.table, self.rule, e, r)
         return set(e.offset[absorbed.accepted].tolist()), words(absorbed.refused)
 
     def close(self, clock):
@@ -117,7 +117,7 @@ def run(events, rule=RULE, *, clocks):
 
 def step(joiner, batch, clock, rows, reasons):
     exposures = [e for e in batch if isinstance(e, Exp)]
-    _, refused = joiner.absorb(clock, exposures, [r for r in batch if isinstance(r, Rew)])
+    _, refused = joiner.absorb(exposures, [r for r in batch if isinstance(r, Rew)])
     closed, also = joiner.close(clock)
     return rows + closed, reasons | refused | also
 
@@ -210,7 +210,7 @@ def fresh(batch):
 
 def feed(machine, clock, batch):
     exposures = [e for e in fresh(batch) if isinstance(e, Exp)]
-    return machine.absorb(clock, exposures, [r for r in batch if isinstance(r, Rew)])
+    return machine.absorb(exposures, [r for r in batch if isinstance(r, Rew)])
 
 
 @settings(max_examples=120, deadline=None, derandomize=True)
@@ -386,7 +386,19 @@ def test_duplicate_exposure_and_duplicate_reward_count_once():
 def test_exposure_older_than_the_grace_is_late():
     joiner = Joiner(RULE)
     batch = [exposure(9.9, 1, offset=1), exposure(10, 2, offset=2)]
-    assert joiner.absorb(20.0, batch, []) == ({2}, {1: "late"})
+    joiner.close(20.0)
+    assert joiner.absorb(batch, []) == ({2}, {1: "late"})
+
+
+def test_exposures_that_waited_out_an_outage_are_counted_whatever_the_next_tick_says():
+    joiner = Joiner(RULE)
+    joiner.close(20.0)
+    batch = [exposure(21, 1, offset=1), exposure(4000, 2, offset=2)]
+    assert joiner.absorb(batch, [reward(22, 7, request=1)]) == ({1, 2}, {})
+    rows, refused = joiner.close(4000.0)
+    assert [row[0] for row in rows] == [21.0]
+    assert rows[0][4]
+    assert refused == {}
 
 
 def test_values_outside_the_range_are_refused_not_clipped():
@@ -401,7 +413,7 @@ def test_values_outside_the_range_are_refused_not_clipped():
 def test_reward_that_names_only_a_unit_is_an_orphan_under_request_id():
     joiner = Joiner(RULE)
     join_refused = join.absorb(
-        joiner.table, RULE, 5.0, exposure_columns([]), reward_columns([reward(1, 7, unit=3)])
+        joiner.table, RULE, exposure_columns([]), reward_columns([reward(1, 7, unit=3)])
     ).refused
     assert join_refused.counts() == {Reason.ORPHAN: 1}
     assert "request_id" in join_refused.listed()[0].detail
@@ -547,7 +559,7 @@ def test_peer_failure_8_feedback_reaches_the_arm_that_answered_or_is_counted_as_
 
 
 def test_memory_does_not_grow_in_a_steady_stream_even_with_an_exposure_from_the_future():
-    table, rng = join.Table(), np.random.default_rng(1)  # noqa: TID251 - seeded
+    table, rng = join.Table(), np.random.default_rng(1)
     sizes = []
     for tick in range(1, 400):
         keys = rng.integers(1, 2**63, 500).astype(np.uint64)
@@ -555,7 +567,7 @@ def test_memory_does_not_grow_in_a_steady_stream_even_with_an_exposure_from_the_
         time[0] = 1e9 if tick == 20 else tick
         zeros = np.zeros(500, np.int64)
         batch = join.JoinExposures(zeros, time, keys, keys, zeros, zeros, zeros == 0)
-        join.absorb(table, RULE, float(tick), batch, join.JoinRewards.none())
+        join.absorb(table, RULE, batch, join.JoinRewards.none())
         join.close(table, RULE, float(tick))
         sizes.append(table.nbytes)
     assert sizes[-1] < 1.2 * sizes[100]

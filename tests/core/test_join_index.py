@@ -54,7 +54,7 @@ def test_key_zero_is_a_key_like_any_other():
 
 
 def test_slots_stay_bounded_when_as_many_keys_come_as_go():
-    rng = np.random.default_rng(3)  # noqa: TID251 - seeded
+    rng = np.random.default_rng(3)
     column = np.zeros(4_000, np.uint64)
     index, sizes = HashIndex(), []
     for turn in range(400):

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time  # noqa: TID251 - a test waits for processes
+import time
 from pathlib import Path
 
 import pytest

@@ -33,12 +33,6 @@ def test_a_reward_that_is_neither_joined_nor_rejected_is_lost():
     assert account.lost == 4
 
 
-def test_rejected_exposures_do_not_hide_lost_rewards():
-    rejected = {"unknown_arm": 5, "unknown_epoch": 5}
-    account = reconcile(seen(), exposures={"v1": 90, "v2": 10}, joined=95, rejected=rejected)
-    assert account.unjoined == 5
-
-
 def test_unanswered_unusable_refused_and_unposted_count_as_lost():
     tally = seen(dropped=2, unusable=3, refused=4, due=5, owed=6)
     account = reconcile(tally, exposures={"v1": 90, "v2": 10}, joined=100, rejected={})

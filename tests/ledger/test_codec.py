@@ -202,7 +202,7 @@ def test_what_cannot_come_back_is_refused(value):
 @pytest.mark.parametrize("compress", [True, False])
 def test_every_flipped_or_missing_byte_is_noticed(compress):
     blob = encode(tree(table=np.zeros(20_000)), compress=compress)
-    rng = np.random.default_rng(7)  # noqa: TID251
+    rng = np.random.default_rng(7)
     places = {*range(40), *map(int, rng.integers(0, len(blob), 200))}
     for place in places:
         broken = bytearray(blob)

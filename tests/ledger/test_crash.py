@@ -1,7 +1,7 @@
 """A controller that is killed at any moment leaves all of a step or nothing of it."""
 
 import os
-import random  # noqa: TID251
+import random
 import select
 import signal
 import sqlite3

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import threading
-import time  # noqa: TID251 - waits for a real process
+import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from random import Random  # noqa: TID251 - seeded, and passed on
+from random import Random
 from threading import Event
 
 import msgspec

@@ -76,8 +76,12 @@ def _expired(canary: Canary, situation: Situation) -> Ruling:
     """Time is up without proof: undecided, and the policy says what that means."""
     candidate = situation.rollout.candidate
     reason = f"undecided after {for_people(canary.max_duration)}: {canary.on_expiry} {candidate}"
+    weights = situation.split_at(situation.share)
     if canary.on_expiry == "hold":
-        return Ruling(Verdict.HOLD, "expired", reason, situation.split_at(situation.share))
+        return Ruling(Verdict.HOLD, "expired", reason, weights)
+    if canary.on_expiry == "promote" and not situation.evidence.candidate.n:
+        # Whoever accepts a promotion without proof has not accepted one without a measurement.
+        return Ruling(Verdict.HOLD, "expired", f"{reason}, but it has no outcome yet", weights)
     verdict = Verdict.PROMOTE if canary.on_expiry == "promote" else Verdict.ROLL_BACK
     return Ruling(verdict, "expired", reason)
 

@@ -28,7 +28,12 @@ class Situation:
     has_error_guardrail: bool
 
     def split_at(self, share: int) -> dict[str, int]:
-        """The weights that give the candidate `share` basis points and the champion the rest."""
+        """The weights that give the candidate `share` basis points and the champion the rest.
+
+        The champion keeps at least one: it stays the champion of the split, and comparable, even
+        where a policy ramps to 100 %.
+        """
+        share = min(share, BASIS - 1)
         return {self.rollout.champion: BASIS - share, self.rollout.candidate: share}
 
     @property

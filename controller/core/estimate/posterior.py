@@ -28,8 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betainc, betaincinv, betaln, expit
 
-from controller.core.model import BASIS, Cell, Float
-from controller.errors import InvariantError
+from controller.core.model import Cell, Float
 
 STRENGTH = 50.0
 """Pseudo-outcomes of the prior: the candidate begins as a copy of the champion, worth this much."""
@@ -126,24 +125,3 @@ def _quantiles(arm: Beta) -> Float:
     low, high = betaincinv(arm.a, arm.b, _TAILS), betaincinv(arm.b, arm.a, _TAILS)
     tails = [np.log(low) - np.log1p(-low), np.log1p(-high) - np.log(high)]
     return np.concatenate(tails)
-
-
-def thompson_weights(best: Sequence[float], floor: float) -> tuple[int, ...]:
-    """Basis points per arm: floor + (1 - K floor) P, summing to BASIS, each at least the floor.
-
-    Rounded by largest remainder; of equal remainders the earlier arm's goes up.
-
-    Raises:
-        InvariantError: the floors do not fit into the whole, or the P do not sum to 1.
-    """
-    n_arms, total = len(best), sum(best)
-    least = int(np.ceil(round(floor * BASIS, 6)))
-    if n_arms * least > BASIS or not abs(total - 1.0) < 1e-6 or min(best) < -1e-9:
-        raise InvariantError(f"no split of {n_arms} arms with floor {floor} and P(best) {best}")
-    free = BASIS - n_arms * least
-    wanted = [free * max(p, 0.0) / total for p in best]
-    whole = [int(w) for w in wanted]
-    by_remainder = sorted(range(n_arms), key=lambda k: (whole[k] - wanted[k], k))
-    for k in by_remainder[: free - sum(whole)]:
-        whole[k] += 1
-    return tuple(least + w for w in whole)

@@ -28,16 +28,16 @@ Refusals = list[tuple[Int, Cause]]
 def absorb(
     table: Table,
     rule: JoinRule,
-    clock: float,
     exposures: JoinExposures,
     rewards: JoinRewards,
 ) -> Absorbed:
-    """Take in all events since the last tick, at the clock of this one; consumes the table.
+    """Take in all events since the last tick; consumes the table.
 
-    An exposure earlier than the watermark, clock - grace, is refused: its place in the outcomes
-    may have gone by. Rewards are judged by what is known after the exposures were taken in.
+    An exposure earlier than the watermark of the last `close` is refused: its place in the outcomes
+    has gone by. The tick that ends this micro-batch does not count: after an outage it comes long
+    after the events that waited for it. Rewards are judged by what is known after the exposures
+    were taken in.
     """
-    table.advance(clock)
     if rule.by == "unit":
         table.follow_units()
     refused: Refusals = []
@@ -97,15 +97,12 @@ def _enter(table: Table, rule: JoinRule, rows: Int, in_rollout: Bool) -> Int:
     Gives the rows with which a unit enters that was not there before.
     """
     store = table.exposures
-    rows = rows[in_rollout]
-    if not rule.units:
-        store.flags[rows] |= ANALYSED
-        return rows
-    is_alone = store.unit[rows] == 0
-    alone = rows[is_alone]
+    alone: Int = rows[in_rollout]
+    if rule.units:
+        has_unit = store.unit[alone] != 0
+        alone, rows = alone[~has_unit], alone[has_unit]
     store.flags[alone] |= ANALYSED
-    rows = rows[~is_alone]
-    if not rows.size:
+    if not rule.units or not rows.size:
         return alone
     rows = rows[np.lexsort((store.request[rows], store.time[rows], store.unit[rows]))]
     roots = _root(table, rule, rows[starts(store.unit[rows])])

@@ -1,0 +1,177 @@
+"""The canary: each verdict, and what each of them can never come from."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.core.decide import rule
+from controller.core.model import Verdict
+from tests.core.situations import CERTAIN, arm, situation, stage
+
+STEPS = {"steps": ["5%", "25%", "50%"], "min_duration": "5m", "min_outcomes": 200}
+CANARY = stage(canary=STEPS | {"false_promotion": "1%", "max_duration": "1d"})
+DAY_S = 86_400.0
+LAST = 2
+
+
+def verdict(**case):
+    ruling = rule(CANARY, situation(**case))
+    return ruling.verdict, ruling.cause
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ({}, (Verdict.ADVANCE, "step_passed")),
+        ({"step": 1, "share": 2_500}, (Verdict.ADVANCE, "step_passed")),
+        ({"step": LAST}, (Verdict.HOLD, "not_proven")),
+        ({"step": LAST, "is_last": False}, (Verdict.ADVANCE, "canary_passed")),
+        ({"step": LAST, "log_noninferior": (CERTAIN,)}, (Verdict.PROMOTE, "not_worse")),
+        ({"step": 1, "log_noninferior": (CERTAIN,)}, (Verdict.ADVANCE, "step_passed")),
+        ({"in_step_s": 299.0}, (Verdict.HOLD, "dwell")),
+        ({"in_step_s": 301.0}, (Verdict.ADVANCE, "step_passed")),
+        ({"candidate": arm("v2", 199, 0.3)}, (Verdict.HOLD, "min_outcomes")),
+        ({"candidate": arm("v2", 200, 0.3)}, (Verdict.ADVANCE, "step_passed")),
+        ({"candidate": arm("v2", 0, None)}, (Verdict.HOLD, "min_outcomes")),
+        ({"rollout": {"step_outcomes": 801}}, (Verdict.HOLD, "min_outcomes")),
+        ({"log_harm": CERTAIN}, (Verdict.ROLL_BACK, "reward_harm")),
+        ({"log_errors": CERTAIN}, (Verdict.ROLL_BACK, "errors")),
+        ({"log_errors": CERTAIN, "guarded": False}, (Verdict.ADVANCE, "step_passed")),
+        ({"sample_ratio": CERTAIN}, (Verdict.HOLD, "sample_ratio")),
+        ({"in_stage_s": DAY_S, "step": LAST}, (Verdict.HOLD, "expired")),
+        ({"in_stage_s": DAY_S, "step": 0}, (Verdict.HOLD, "expired")),
+    ],
+)
+def test_each_case_has_its_verdict(case, expected):
+    assert verdict(**case) == expected
+
+
+@pytest.mark.parametrize("step", [0, 1, LAST])
+def test_the_split_of_a_step_is_the_steps_share(step):
+    ruling = rule(CANARY, situation(step=step))
+    share = [500, 2_500, 5_000][step]
+    assert ruling.weights == {"v1": 10_000 - share, "v2": share}
+
+
+def test_a_step_lasts_at_least_until_its_own_exposures_have_closed():
+    # Window and grace are longer than the policy's five minutes: they count.
+    assert verdict(settle_s=900.0, in_step_s=899.0) == (Verdict.HOLD, "dwell")
+    assert verdict(settle_s=900.0, in_step_s=900.0) == (Verdict.ADVANCE, "step_passed")
+
+
+@pytest.mark.parametrize("proof", [{"log_harm": CERTAIN}, {"log_errors": CERTAIN}])
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        {},
+        {"step": LAST, "log_noninferior": (CERTAIN,), "log_superior": CERTAIN},
+        {"sample_ratio": CERTAIN},
+        {"in_step_s": 0.0},
+        {"candidate": arm("v2", 1, 0.0)},
+        {"in_stage_s": DAY_S},
+    ],
+)
+def test_harm_beats_everything(proof, otherwise):
+    assert verdict(**proof | otherwise)[0] is Verdict.ROLL_BACK
+
+
+def test_reward_and_errors_share_the_level_that_the_policy_allows():
+    # 30 % of the 1 % is the errors', the rest the reward's; all of it without that guardrail.
+    def at(name, alpha, *, guarded=True):
+        return verdict(guarded=guarded, **{name: -math.log(alpha) + 1e-9})[0]
+
+    assert at("log_errors", 0.003) is Verdict.ROLL_BACK
+    assert at("log_errors", 0.0031) is not Verdict.ROLL_BACK
+    assert at("log_harm", 0.007) is Verdict.ROLL_BACK
+    assert at("log_harm", 0.0071) is not Verdict.ROLL_BACK
+    assert at("log_harm", 0.01, guarded=False) is Verdict.ROLL_BACK
+    assert at("log_harm", 0.0101, guarded=False) is not Verdict.ROLL_BACK
+
+
+@given(
+    case=st.fixed_dictionaries(
+        {
+            "step": st.integers(0, LAST),
+            "in_step_s": st.floats(0, 2 * DAY_S),
+            "in_stage_s": st.floats(0, 2 * DAY_S),
+            "is_last": st.booleans(),
+            "candidate": st.integers(0, 10**6).map(lambda n: arm("v2", n, 0.5)),
+            "log_superior": st.floats(0, CERTAIN),
+            "log_noninferior": st.tuples(st.floats(-CERTAIN, math.log(100) - 1e-9)),
+        }
+    )
+)
+def test_nothing_promotes_without_the_evidence_that_it_is_not_worse(case):
+    assert rule(CANARY, situation(**case)).verdict is not Verdict.PROMOTE
+
+
+@given(
+    sample_ratio=st.floats(math.log(1e4) + 1e-9, CERTAIN),
+    log_noninferior=st.floats(-CERTAIN, CERTAIN),
+    log_harm=st.floats(-CERTAIN, 4.0),
+    in_stage_s=st.floats(0, 2 * DAY_S),
+    step=st.integers(0, LAST),
+)
+def test_doubt_about_the_data_holds_the_split_and_never_rolls_back(
+    sample_ratio, log_noninferior, log_harm, in_stage_s, step
+):
+    ruling = rule(
+        CANARY,
+        situation(
+            sample_ratio=sample_ratio,
+            log_noninferior=(log_noninferior,),
+            log_harm=log_harm,
+            in_stage_s=in_stage_s,
+            step=step,
+            share=1_234,
+        ),
+    )
+    assert ruling.verdict is Verdict.HOLD
+    assert ruling.weights == {"v1": 8_766, "v2": 1_234}
+
+
+@pytest.mark.parametrize(
+    ("on_expiry", "expected"),
+    [
+        ("hold", Verdict.HOLD),
+        ("promote", Verdict.PROMOTE),
+        ("roll_back", Verdict.ROLL_BACK),
+    ],
+)
+def test_when_time_is_up_the_policy_says_what_happens(on_expiry, expected):
+    canary = stage(canary=STEPS | {"max_duration": "1d", "on_expiry": on_expiry})
+    ruling = rule(canary, situation(in_stage_s=DAY_S, step=1, share=2_500))
+    assert (ruling.verdict, ruling.cause) == (expected, "expired")
+    assert "undecided after" in ruling.reason
+    early = rule(canary, situation(in_stage_s=DAY_S - 1, step=1, share=2_500))
+    assert early.verdict is Verdict.ADVANCE
+
+
+def test_what_is_proven_when_time_is_up_is_promoted_whatever_the_policy_says_of_expiry():
+    canary = stage(canary=STEPS | {"max_duration": "1d", "on_expiry": "roll_back"})
+    case = situation(in_stage_s=DAY_S, step=LAST, log_noninferior=(CERTAIN,))
+    assert rule(canary, case).verdict is Verdict.PROMOTE
+
+
+def test_time_alone_promotes_nothing_of_which_there_is_no_outcome():
+    canary = stage(canary=STEPS | {"max_duration": "1d", "on_expiry": "promote"})
+    case = situation(in_stage_s=2 * DAY_S, candidate=arm("v2", 0, None))
+    ruling = rule(canary, case)
+    assert (ruling.verdict, ruling.cause) == (Verdict.HOLD, "expired")
+    assert "no outcome" in ruling.reason
+
+
+def test_a_hold_says_how_far_it_is():
+    few = rule(CANARY, situation(candidate=arm("v2", 12, 0.3), rollout={"step_outcomes": 5}))
+    assert few.reason == "step 1 of 3: 7 of 200 outcomes"
+    young = rule(CANARY, situation(in_step_s=60.0))
+    assert young.reason == "step 1 of 3: 4 min more"
+
+
+def test_a_step_of_all_the_traffic_leaves_the_champion_a_place_in_the_split():
+    everything = stage(canary={"steps": ["50%", "100%"]})
+    assert rule(everything, situation(step=1)).weights == {"v1": 1, "v2": 9_999}
