@@ -1,0 +1,63 @@
+"""`serve` killed with SIGKILL at any moment loses and doubles nothing."""
+
+from __future__ import annotations
+
+import random
+import time  # noqa: TID251 - waits for real processes
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests.service.conftest import CANARY, Serve, Users, policy_text, until
+
+KILLS = 20
+
+
+def logged(serve: Serve) -> Counter[str]:
+    """Exposures by arm in the raw access log, read without any of our code."""
+    found: Counter[str] = Counter()
+    for file in (serve.state / "router").glob("access.log*"):
+        for line in file.read_bytes().splitlines():
+            fields = line.split(b"\x1f")
+            if fields[1] == b"exposure" and fields[2]:
+                found[fields[3].decode().rpartition("/")[2]] += 1
+    return found
+
+
+def counted(serve: Serve) -> Counter[str]:
+    return Counter({arm["arm"]: arm["exposures"] for arm in serve.arms()["arms"]})
+
+
+@pytest.mark.timeout(150)
+def test_twenty_sigkills_lose_and_double_nothing(
+    make_serve: Callable[..., Serve], models: list[int]
+) -> None:
+    policy = policy_text(models[0], window="12s", stages=CANARY.format(min_duration="8s"))
+    serve = make_serve(m=policy).start()
+    serve.offer("v2", models[1])
+    until(lambda: serve.arms()["phase"] == "ramping", 10, "the rollout begins")
+    envoy = serve.envoy_pid
+    rng = random.Random(20)
+    with Users(serve, rate_hz=220, reward_chance=0.3) as users:
+        for _ in range(KILLS):
+            time.sleep(rng.uniform(0.1, 3.2))
+            serve.kill()
+            serve.spawn()
+        serve.kill()
+        serve.start()
+    assert users.lost == []
+    assert serve.envoy_pid == envoy
+    assert {status for _, _, status in users.answers} == {200}
+    seen = Counter(arm for _, arm, _ in users.answers)
+    assert set(seen) == {"v1", "v2"}
+    until(lambda: counted(serve).total() >= seen.total(), 10, "all exposures are in the log")
+    time.sleep(1.5)  # what would be counted twice now has its chance to
+    assert counted(serve) == seen == logged(serve)
+    report = serve.arms()
+    joined = sum(arm["rewards"] for arm in report["arms"])
+    rejected = {k: v for k, v in report["rejected"].items() if v and k != "duplicate"}
+    assert rejected == {}
+    assert joined == len(users.acknowledged) > 1000
+    verified = serve.cli("ledger", "m", "--verify")
+    assert verified.code == 0, verified.out
