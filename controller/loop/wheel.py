@@ -2,15 +2,15 @@
 
 One turn, in this order:
 
-    1. drain the sources      access-log lines and their position, into the log, in one transaction
-    2. tick                   the wall clock, into the log of every model in which something may
-    happen 3. fold                   each model: read, step, write down 4. act
-    publish the splits that are wanted 5. read back              a split that every connected
-    router accepted is an event of the log
+    1. drain the sources   access-log lines and their position, into the log, in one transaction
+    2. tick                the wall clock, into the log of each model in which something may happen
+    3. fold                each of these models: read, step, write down
+    4. act                 publish the splits that are wanted
+    5. read back           a split that every connected router accepted is an event of the log
 
 Sources are drained before the tick, so no exposure that was made before the clock moved is behind
-it. A part of a turn that fails is logged, shown in `status`, and tried again; a model that cannot be
-folded does not hold the others, and the splits at the routers stay. That is the only place in
+it. A part of a turn that fails is logged, shown in `status`, and tried again; a model that cannot
+be folded does not hold the others, and the splits at the routers stay. That is the only place in
 Understudy where every exception is caught.
 
 Rejected: a thread per model. Turns are short, and one order for all makes a crash easy to think
