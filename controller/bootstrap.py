@@ -46,6 +46,7 @@ ROTATE_BYTES = 64 << 20
 ACCESS_LOG = "access_log"
 
 _LOOK_AGAIN_S = 0.05
+_LISTED = 100_000
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 log = structlog.get_logger()
@@ -346,6 +347,21 @@ def log_lines(state: Path, model: str) -> Iterator[tuple[bytes, ...]]:
             for block in blocks:
                 yield block.lines
                 start = block.start + len(block.lines)
+
+
+def rejected_rows(state: Path, model: str) -> list[dict[str, Json]]:
+    """Events that could not be used: the model's, then those refused before they had a model."""
+    with opened(state) as (_, ledger):
+        _require(ledger, model)
+        rows: list[dict[str, Json]] = [
+            {"offset": e.offset, "reason": e.reason, "detail": e.detail, "event": e.event}
+            for e in ledger.dead_letters(model, limit=_LISTED)
+        ]
+        rows += [
+            {"source": e.source, "reason": e.reason, "detail": e.detail, "event": e.event}
+            for e in ledger.rejections(limit=_LISTED)
+        ]
+        return rows
 
 
 def _require(ledger: Ledger, model: str) -> None:

@@ -174,13 +174,9 @@ def status(  # noqa: PLR0913 - a command's options
     ] = "10m",
     output: OutputOption = Output.TABLE,
 ) -> None:
-<<<<<<< HEAD
-    """Where each model stands."""
+    """Where each model stands, or one: phase, split, rewards."""
     from controller.cli import remote
 
-=======
-    """Where each model stands, or one: phase, split, rewards."""
->>>>>>> wt-docs
     raise typer.Exit(
         remote.status(api, model, watch=watch, wait=wait, timeout=timeout, output=output)
     )
@@ -278,13 +274,9 @@ def ledger(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-<<<<<<< HEAD
-    """The decisions of a model."""
+    """The decisions of a model, read from the state folder: nothing needs to run."""
     from controller import bootstrap
 
-=======
-    """The decisions of a model, read from the state folder: nothing needs to run."""
->>>>>>> wt-docs
     folder = _state(state)
     if verify:
         faults, count = bootstrap.verify(folder, model)
@@ -302,10 +294,17 @@ def events(
     model: ModelArgument,
     *,
     state: StateOption = None,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Only the events that could not be used, and why.")
+    ] = False,
 ) -> None:
     """The event log of a model, as JSON Lines: what `replay --events` reads."""
     from controller import bootstrap
 
+    if rejected:
+        for row in bootstrap.rejected_rows(_state(state), model):
+            print_value(row, Output.JSON, compact=True)
+        return
     for lines in bootstrap.log_lines(_state(state), model):
         sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
 
