@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -48,8 +49,8 @@ def print_rows(rows: Sequence[Mapping[str, Json]], output: Output, columns: Sequ
         table.add_column(_HEADS.get(column, column).upper(), overflow="fold")
     for row in rows:
         table.add_row(*(cell(column, row.get(column)) for column in columns))
-    console = Console()
-    console.print(table, width=None if console.is_terminal else _WIDE)
+    width = None if sys.stdout.isatty() else _WIDE
+    Console(width=width).print(table)
 
 
 def cell(column: str, value: Json) -> str:
