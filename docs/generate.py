@@ -14,8 +14,8 @@ from typing import Any
 
 from controller.core.policy import UNSUPPORTED, schema
 from controller.core.policy.json_schema import phrase, resolve
-from docs.phases import PHASES_PAGE, phases_page
 from docs.commands import CLI_PAGE, cli_page
+from docs.phases import PHASES_PAGE, phases_page
 
 POLICY_REFERENCE = Path(__file__).parent / "policy-reference.md"
 

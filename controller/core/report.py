@@ -166,7 +166,7 @@ def rounded(value: float) -> float | None:
 
 def conditions(policy: Policy, state: State) -> list[dict[str, Json]]:
     """Each e-value that may move the rollout, with its threshold and what it would do."""
-    situation = situated(policy, state) if state.phase in IN_ROLLOUT else None
+    situation = situated(policy, state) if state.is_judging else None
     if situation is None:
         return []
     stage = policy.spec.stages[situation.rollout.stage]

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time  # noqa: TID251 - waits for real processes
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
