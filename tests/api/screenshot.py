@@ -63,7 +63,7 @@ class Page:
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
         while True:
-            message = json.loads(self._socket.recv(timeout=20))
+            message = json.loads(self._socket.recv(timeout=60))
             if message.get("id") == self._number:
                 assert "error" not in message, message
                 return dict(message["result"])
@@ -93,7 +93,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, script: str, *, timeout_s: float = 10) -> Any:
+    def wait(self, script: str, *, timeout_s: float = 30) -> Any:
         """The value of a script once it is truthy; fails with the page's text after the time."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
@@ -122,7 +122,7 @@ def browser() -> Iterator[Page]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            with connect(_address(Path(profile), child), max_size=None) as socket:
+            with connect(_address(Path(profile), child), max_size=None, ping_interval=None) as socket:
                 yield _tab(socket)
         finally:
             child.terminate()
@@ -147,9 +147,9 @@ def _has_port(profile: Path) -> bool:
 def _tab(socket: ClientConnection) -> Page:
     port = socket.remote_address[1]
     socket.send(json.dumps({"id": 0, "method": "Target.getTargets"}))
-    targets = json.loads(socket.recv(timeout=20))["result"]["targetInfos"]
+    targets = json.loads(socket.recv(timeout=60))["result"]["targetInfos"]
     page = next(target["targetId"] for target in targets if target["type"] == "page")
-    return Page(connect(f"ws://127.0.0.1:{port}/devtools/page/{page}", max_size=None).__enter__())
+    return Page(connect(f"ws://127.0.0.1:{port}/devtools/page/{page}", max_size=None, ping_interval=None).__enter__())
 
 
 def shoot(
