@@ -355,10 +355,12 @@ class Health:
 
     log_sample_ratio  log e-value against "arms got the traffic that the splits say"
     unknown_epoch     exposures of the rollout that could not be attributed to a split
+    rewards           closed exposures of the rollout to which a reward was joined
     """
 
     log_sample_ratio: float
     unknown_epoch: int
+    rewards: int
 
 
 @dataclass(frozen=True, slots=True)
