@@ -45,7 +45,7 @@ INTERVAL_ALPHA = 0.05
 SETTLE_LIMIT_S = 60.0
 """A split that no router confirmed for this long is no longer waited for; health says so."""
 
-_DOUBTFUL = frozenset({"sample_ratio", "expired", "policy_changed"})
+_DOUBTFUL = frozenset({"sample_ratio", "no_rewards", "expired", "policy_changed"})
 """Causes of a hold that put the rollout on hold as a whole, rather than merely not yet moving."""
 
 
@@ -220,6 +220,7 @@ def _begun(policy: Policy, state: State, candidate: str) -> tuple[State, Ruling]
         spec=spec,
         estimators=estimate.start(spec, *_history(state)),
         unattributed=0,
+        rewarded=0,
     )
     state, ruling = _with_ruled_split(policy, state)
     reason = f"{candidate} enters {kind}: {_share(ruling, candidate)}"
@@ -285,7 +286,7 @@ def situated(policy: Policy, state: State) -> Situation | None:
         now=state.clock,
         rollout=rollout,
         evidence=evidence,
-        health=Health(estimate.health(state.estimators)),
+        health=Health(estimate.health(state.estimators), state.rewarded),
         share=state.split.weights.get(rollout.candidate, 0),
         settle_s=policy.spec.reward.window + policy.spec.reward.grace,
         is_last=rollout.stage + 1 == len(stages),

@@ -352,9 +352,11 @@ class Health:
     """Whether the data can be trusted: signals hold a rollout, they never roll back.
 
     log_sample_ratio  log e-value against "arms got the traffic that the splits say"
+    rewards           closed exposures of the rollout to which a reward was joined
     """
 
     log_sample_ratio: float
+    rewards: int
 
 
 # --- decide -> shell --------------------------------------------------------------------------

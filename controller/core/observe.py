@@ -298,7 +298,10 @@ def _closed(policy: Policy, state: State, outcomes: Outcomes) -> State:
         value=state.totals.value + np.bincount(outcomes.arm, outcomes.value, n_arms),
     )
     state = replace(state, totals=totals)
-    rows = outcomes.analysed & _in_rollout(state, outcomes.stratum, outcomes.arm)
+    of_rollout = _in_rollout(state, outcomes.stratum, outcomes.arm)
+    rewarded = int(np.count_nonzero(of_rollout & outcomes.joined))
+    state = replace(state, rewarded=state.rewarded + rewarded)
+    rows = outcomes.analysed & of_rollout
     if state.estimators is None or state.spec is None or not rows.any():
         return state
     scaled = outcomes.analysed_value[rows] / policy.spec.reward.range[1]

@@ -90,6 +90,7 @@ class State:
     decisions      number of decisions recorded
     rejected       reason -> number of events that could not be used
     unattributed   exposures of the present rollout without a known split
+    rewarded       closed exposures of the present rollout to which a reward was joined
     """
 
     model: str
@@ -122,6 +123,7 @@ class State:
     cooldown_until: float = float("-inf")
     rejected: dict[str, int] = field(default_factory=dict)
     unattributed: int = 0
+    rewarded: int = 0
     waiting: tuple[EventBatch, ...] = ()
 
     @property

@@ -55,6 +55,7 @@ def situation(
     settle_s: float = 90.0,
     guarded: bool = True,
     sample_ratio: float = 0.0,
+    rewards: int = 600,
     rollout: dict[str, Any] | None = None,
     **seen: Any,
 ) -> Situation:
@@ -76,7 +77,7 @@ def situation(
         now=now,
         rollout=replace(base, **(rollout or {})),
         evidence=evidence(**seen),
-        health=Health(sample_ratio),
+        health=Health(sample_ratio, rewards),
         share=share,
         settle_s=settle_s,
         is_last=is_last,

@@ -146,7 +146,7 @@ def test_a_paused_stage_does_not_run_out_of_time():
     log.tick(0)
     log.version(1)
     log.ticks(5, 20)
-    log.exposure(21, "v2", epoch=2)
+    log.reward(22, log.exposure(21, "v2", epoch=2))
     log.ticks(25, 45)
     log.command(46, "pause", by="ana")
     log.ticks(50, 3_000, 50)

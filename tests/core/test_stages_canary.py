@@ -42,6 +42,12 @@ def verdict(**case):
         ({"log_errors": CERTAIN}, (Verdict.ROLL_BACK, "errors")),
         ({"log_errors": CERTAIN, "guarded": False}, (Verdict.ADVANCE, "step_passed")),
         ({"sample_ratio": CERTAIN}, (Verdict.HOLD, "sample_ratio")),
+        ({"rewards": 0}, (Verdict.HOLD, "no_rewards")),
+        (
+            {"rewards": 0, "step": LAST, "log_noninferior": (CERTAIN,)},
+            (Verdict.HOLD, "no_rewards"),
+        ),
+        ({"rewards": 0, "log_errors": CERTAIN}, (Verdict.ROLL_BACK, "errors")),
         ({"in_stage_s": DAY_S, "step": LAST}, (Verdict.HOLD, "expired")),
         ({"in_stage_s": DAY_S, "step": 0}, (Verdict.HOLD, "expired")),
     ],

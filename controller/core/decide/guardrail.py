@@ -3,8 +3,8 @@
 Harm is proven when an e-value passes 1 / (w alpha): by Ville's inequality the chance that this ever
 happens to a candidate that is not worse is at most w alpha. The shares w of the several ways to
 fail sum to one over the ways that the policy uses, so the chance of any false rollback over the
-whole stage is at most alpha. Signals about the data itself (sample ratio) never roll back: they
-mean that the evidence cannot be trusted, in either direction.
+whole stage is at most alpha. Signals about the data itself (sample ratio, no rewards at all) never
+roll back: they mean that the evidence cannot be trusted, in either direction.
 """
 
 from __future__ import annotations
@@ -35,16 +35,19 @@ def harm(situation: Situation, alpha: float) -> Ruling | None:
 
 def doubt(situation: Situation) -> Ruling | None:
     """A hold where the data cannot be trusted, else None."""
-    if situation.health.log_sample_ratio < _threshold(1 / SAMPLE_RATIO_THRESHOLD):
-        return None
-    seen = situation.evidence
-    return Ruling(
-        Verdict.HOLD,
-        "sample_ratio",
-        f"sample ratio mismatch: {seen.candidate.arm} and {seen.champion.arm} did not get the "
-        "traffic that the splits say, so the evidence cannot be trusted",
-        weights=situation.split_at(situation.share),
-    )
+    seen, weights = situation.evidence, situation.split_at(situation.share)
+    if situation.health.log_sample_ratio >= _threshold(1 / SAMPLE_RATIO_THRESHOLD):
+        reason = (
+            f"sample ratio mismatch: {seen.candidate.arm} and {seen.champion.arm} did not get the "
+            "traffic that the splits say, so the evidence cannot be trusted"
+        )
+        return Ruling(Verdict.HOLD, "sample_ratio", reason, weights)
+    outcomes = seen.candidate.n + seen.champion.n
+    if outcomes and not situation.health.rewards:
+        # All are the default, so the arms look alike to the last digit: a broken pipe does that.
+        reason = f"no reward came for any of {outcomes} outcomes, so they say nothing"
+        return Ruling(Verdict.HOLD, "no_rewards", reason, weights)
+    return None
 
 
 def proven(log_e: float, alpha: float) -> bool:
