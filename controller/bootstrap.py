@@ -46,6 +46,7 @@ ROTATE_BYTES = 64 << 20
 ACCESS_LOG = "access_log"
 
 _LOOK_AGAIN_S = 0.05
+_LISTED = 100_000
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 log = structlog.get_logger()
@@ -255,16 +256,19 @@ class EnvoyRouter:
 
 
 class AccessLog:
-    """The wheel's source of exposures: the local Envoy's access log."""
+    """The wheel's source of exposures: the local Envoy's access log.
+
+    Reads go on from what was committed, so lines whose keeping failed are read again.
+    """
 
     def __init__(self, envoy: LocalEnvoy, position: str | None) -> None:
         self._envoy = envoy
         self._path = envoy.log_path
-        self._tail = Tail(self._path, position)
+        self._position = position
 
     def drain(self) -> Drained | None:
         """The next lines as exposures; None when there are none now."""
-        lines, position = self._tail.read()
+        lines, position = Tail(self._path, self._position).read()
         if not lines or position is None:
             return None
         decoded = exposure_lines(lines)
@@ -273,7 +277,8 @@ class AccessLog:
 
     async def committed(self, position: str) -> None:
         """Delete files that are wholly in the event log; rotate one that has grown large."""
-        self._tail.forget(position)
+        self._position = position
+        Tail(self._path, position).forget(position)
         with suppress(OSError):
             if self._path.stat().st_size > ROTATE_BYTES:
                 await self._envoy.rotate()
@@ -342,6 +347,21 @@ def log_lines(state: Path, model: str) -> Iterator[tuple[bytes, ...]]:
             for block in blocks:
                 yield block.lines
                 start = block.start + len(block.lines)
+
+
+def rejected_rows(state: Path, model: str) -> list[dict[str, Json]]:
+    """Events that could not be used: the model's, then those refused before they had a model."""
+    with opened(state) as (_, ledger):
+        _require(ledger, model)
+        rows: list[dict[str, Json]] = [
+            {"offset": e.offset, "reason": e.reason, "detail": e.detail, "event": e.event}
+            for e in ledger.dead_letters(model, limit=_LISTED)
+        ]
+        rows += [
+            {"source": e.source, "reason": e.reason, "detail": e.detail, "event": e.event}
+            for e in ledger.rejections(limit=_LISTED)
+        ]
+        return rows
 
 
 def _require(ledger: Ledger, model: str) -> None:

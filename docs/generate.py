@@ -14,6 +14,7 @@ from typing import Any
 
 from controller.core.policy import UNSUPPORTED, schema
 from controller.core.policy.json_schema import phrase, resolve
+from docs.commands import CLI_PAGE, cli_page
 from docs.phases import PHASES_PAGE, phases_page
 
 POLICY_REFERENCE = Path(__file__).parent / "policy-reference.md"
@@ -102,3 +103,4 @@ def _anchor(path: str) -> str:
 if __name__ == "__main__":
     POLICY_REFERENCE.write_text(policy_reference(), encoding="utf-8")
     PHASES_PAGE.write_text(phases_page(), encoding="utf-8")
+    CLI_PAGE.write_text(cli_page(), encoding="utf-8")

@@ -102,7 +102,7 @@ class Summary(_Answer):
     time: float = Field(description="of the report, epoch seconds")
     phase: Phase
     stage: str = Field(description="kind of the present stage; empty when no rollout is on")
-    step: int = Field(description="from 1; 0 when no rollout is on")
+    step: int = Field(description="index of the canary's step, from 0")
     epoch: int
     epoch_in_force: int
     verdict: Verdict

@@ -29,13 +29,18 @@ app = typer.Typer(
 candidate_app = typer.Typer(help="Offer versions of a model, and list them.", no_args_is_help=True)
 app.add_typer(candidate_app, name="candidate")
 
+ModelArgument = Annotated[str, typer.Argument(help="A model: the name in its policy.")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print.")]
 ApiOption = Annotated[
     str, typer.Option("--api", envvar="UNDERSTUDY_API", help="Where `serve` answers, HOST:PORT.")
 ]
 StateOption = Annotated[
-    Path,
-    typer.Option("--state", envvar="UNDERSTUDY_STATE", help="Folder of the log and the ledger."),
+    Path | None,
+    typer.Option(
+        "--state",
+        envvar="UNDERSTUDY_STATE",
+        help="Folder of the log and the ledger; default: understudy in the XDG state folder.",
+    ),
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept in the ledger.")]
 DEFAULT_API = "127.0.0.1:8800"
@@ -48,7 +53,10 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave everything running at the end.")
     ] = False,
-    state: Annotated[Path | None, typer.Option("--state", help="Keep the state here.")] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", help="An empty folder that keeps models, policy, logs and state."),
+    ] = None,
     rate: Annotated[float, typer.Option("--rate", min=1.0, help="Requests a second.")] = 300.0,
 ) -> None:
     """The whole loop on this machine: real models, a roll-back and a promotion."""
@@ -62,16 +70,26 @@ def demo(
 def serve(  # noqa: PLR0913 - a command's options
     *,
     policies: Annotated[
-        Path, typer.Option("--policies", envvar="UNDERSTUDY_POLICIES", help="Folder of policies.")
+        Path,
+        typer.Option(
+            "--policies", envvar="UNDERSTUDY_POLICIES", help="Folder of policies, *.yaml."
+        ),
     ] = Path("policies"),
-    state: StateOption = Path(),
+    state: StateOption = None,
     api: ApiOption = DEFAULT_API,
     router: Annotated[
         str,
-        typer.Option("--router", envvar="UNDERSTUDY_ROUTER", help="Where users' requests come."),
+        typer.Option(
+            "--router", envvar="UNDERSTUDY_ROUTER", help="Where users' requests come in, HOST:PORT."
+        ),
     ] = "127.0.0.1:8080",
     xds: Annotated[
-        str, typer.Option("--xds", envvar="UNDERSTUDY_XDS", help="Where routers get their splits.")
+        str,
+        typer.Option(
+            "--xds",
+            envvar="UNDERSTUDY_XDS",
+            help="Where more routers may get their splits, HOST:PORT.",
+        ),
     ] = "127.0.0.1:18000",
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -144,12 +162,19 @@ def status(  # noqa: PLR0913 - a command's options
     model: Annotated[str | None, typer.Argument(help="One model; all without it.")] = None,
     *,
     api: ApiOption = DEFAULT_API,
-    watch: Annotated[bool, typer.Option("--watch", help="Print again on every change.")] = False,
-    wait: Annotated[str | None, typer.Option("--wait", help="Wait for this phase.")] = None,
-    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait.")] = "10m",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Print again every second, until Ctrl-C.")
+    ] = False,
+    wait: Annotated[
+        str | None,
+        typer.Option("--wait", help="Wait for this phase, such as promoted; needs MODEL."),
+    ] = None,
+    timeout: Annotated[
+        str, typer.Option("--timeout", help="How long to wait; then the exit code is 1.")
+    ] = "10m",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Where each model stands."""
+    """Where each model stands, or one: phase, split, rewards."""
     from controller.cli import remote
 
     raise typer.Exit(
@@ -159,10 +184,12 @@ def status(  # noqa: PLR0913 - a command's options
 
 @app.command()
 def explain(
-    model: str,
+    model: ModelArgument,
     *,
     api: ApiOption = DEFAULT_API,
-    decision: Annotated[int | None, typer.Option("--decision", help="A decision's number.")] = None,
+    decision: Annotated[
+        int | None, typer.Option("--decision", help="A decision's number, as in `ledger`.")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Why it moved, or why it did not, with the numbers."""
@@ -173,17 +200,22 @@ def explain(
 
 @candidate_app.command(name="add")
 def candidate_add(  # noqa: PLR0913 - a command's options
-    model: str,
-    version: str,
+    model: ModelArgument,
+    version: Annotated[str, typer.Argument(help="The new version's name.")],
     *,
-    endpoint: Annotated[list[str], typer.Option("--endpoint", help="HOST:PORT; may be repeated.")],
+    endpoint: Annotated[
+        list[str], typer.Option("--endpoint", help="A model server, HOST:PORT; may be repeated.")
+    ],
     parent: Annotated[
-        str | None, typer.Option("--parent", help="The version it came from.")
+        str | None, typer.Option("--parent", help="The version that it was made from.")
     ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", help="NAME=VALUE; may be repeated.")
+        list[str] | None,
+        typer.Option("--metric", help="An offline metric, NAME=VALUE; may be repeated."),
     ] = None,
-    trained_at: Annotated[str | None, typer.Option("--trained-at", help="RFC 3339.")] = None,
+    trained_at: Annotated[
+        str | None, typer.Option("--trained-at", help="When, as 2026-11-20T00:00:00Z.")
+    ] = None,
     api: ApiOption = DEFAULT_API,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -202,7 +234,7 @@ def candidate_add(  # noqa: PLR0913 - a command's options
 
 @candidate_app.command(name="list")
 def candidate_list(
-    model: str, *, api: ApiOption = DEFAULT_API, output: OutputOption = Output.TABLE
+    model: ModelArgument, *, api: ApiOption = DEFAULT_API, output: OutputOption = Output.TABLE
 ) -> None:
     """The arms of a model, and the queue."""
     from controller.cli import remote
@@ -212,7 +244,7 @@ def candidate_list(
 
 def _operation(operation: Operation, text: str) -> None:
     def command(
-        model: str,
+        model: ModelArgument,
         *,
         reason: ReasonOption = "",
         api: ApiOption = DEFAULT_API,
@@ -234,15 +266,15 @@ _operation(Operation.RESUME, "Go on after `pause`.")
 
 @app.command()
 def ledger(
-    model: str,
+    model: ModelArgument,
     *,
-    state: StateOption = Path(),
+    state: StateOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Derive every decision again from the log.")
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """The decisions of a model."""
+    """The decisions of a model, read from the state folder: nothing needs to run."""
     from controller import bootstrap
 
     folder = _state(state)
@@ -259,13 +291,20 @@ def ledger(
 
 @app.command()
 def events(
-    model: str,
+    model: ModelArgument,
     *,
-    state: StateOption = Path(),
+    state: StateOption = None,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Only the events that could not be used, and why.")
+    ] = False,
 ) -> None:
     """The event log of a model, as JSON Lines: what `replay --events` reads."""
     from controller import bootstrap
 
+    if rejected:
+        for row in bootstrap.rejected_rows(_state(state), model):
+            print_value(row, Output.JSON, compact=True)
+        return
     for lines in bootstrap.log_lines(_state(state), model):
         sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
 
@@ -288,8 +327,8 @@ def _metric(text: str) -> tuple[str, float]:
     raise typer.BadParameter(f"found {text!r}, expected NAME=VALUE, such as accuracy=0.94")
 
 
-def _state(given: Path) -> Path:
-    return given if str(given) not in ("", ".") else default_state()
+def _state(given: Path | None) -> Path:
+    return default_state() if given is None else given
 
 
 def _text(file: Path) -> str:

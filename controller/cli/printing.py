@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -13,6 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from controller.core.model import Json
+
+_HEADS = {"weight_in_force": "in force"}
+_WIDE = 160
+"""Columns of a table that is piped: lines are cut by whoever reads them, not here."""
 
 
 class Output(StrEnum):
@@ -41,10 +46,11 @@ def print_rows(rows: Sequence[Mapping[str, Json]], output: Output, columns: Sequ
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column.upper().replace("_", " "), overflow="fold")
+        table.add_column(_HEADS.get(column, column).upper(), overflow="fold")
     for row in rows:
         table.add_row(*(cell(column, row.get(column)) for column in columns))
-    Console(soft_wrap=False).print(table)
+    width = None if sys.stdout.isatty() else _WIDE
+    Console(width=width).print(table)
 
 
 def cell(column: str, value: Json) -> str:
@@ -53,6 +59,8 @@ def cell(column: str, value: Json) -> str:
         return "-"
     if column == "time" and isinstance(value, (int, float)):
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    if column.startswith("weight") and isinstance(value, int):
+        return f"{value / 100:g} %"
     if isinstance(value, dict):
         return " ".join(f"{key}={each}" for key, each in value.items())
     if isinstance(value, list):

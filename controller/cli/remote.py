@@ -80,8 +80,7 @@ def _models(api: str) -> list[str]:
 
 
 def _print_report(report: Mapping[str, Json]) -> None:
-    stage = f"{report['stage']} step {report['step']}" if report["stage"] else "no stage"
-    typer.echo(f"{report['model']}: {report['phase']} ({stage}), epoch {report['epoch']}")
+    typer.echo(f"{report['model']}: {report['phase']}{_stage(report)}, split {report['epoch']}")
     typer.echo(f"  {report['reason']}")
     health = report.get("health")
     if isinstance(health, dict) and health.get("trouble"):
@@ -103,6 +102,16 @@ def _print_report(report: Mapping[str, Json]) -> None:
     print_rows([arm for arm in arms if isinstance(arm, dict)], Output.TABLE, columns)
     if report.get("rejected"):
         typer.echo(f"  rejected: {report['rejected']}")
+
+
+def _stage(report: Mapping[str, Json]) -> str:
+    """The stage in brackets; steps are counted from 1 for people, as in the sentences."""
+    if not report["stage"]:
+        return ""
+    step = report["step"]
+    if report["stage"] == "canary" and isinstance(step, int):
+        return f" (canary, step {step + 1})"
+    return f" ({report['stage']})"
 
 
 def explain(api: str, model: str, number: int | None, output: Output) -> None:

@@ -9,13 +9,12 @@ here; when a verdict is due stands in `decide`; which phases follow which stands
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import assert_never
+from typing import Literal, assert_never
 
 from controller.core import decide, estimate, join
 from controller.core.decide.phases import (
     ACTIVE,
     ENTER,
-    IN_ROLLOUT,
     RESTING,
     Happening,
     after,
@@ -72,8 +71,7 @@ def learn_version(state: State, event: VersionEvent) -> State:
 
 def is_new(state: State, version: str) -> bool:
     """Whether a version may still become a candidate."""
-    busy = state.rollout is not None and state.phase in IN_ROLLOUT
-    current = state.rollout.candidate if busy and state.rollout else None
+    current = state.rollout.candidate if state.is_judging and state.rollout else None
     return version not in (state.champion, current, *state.queue, *state.tried)
 
 
@@ -84,9 +82,9 @@ def legal_operation(state: State, operation: Operation) -> bool:
     """Whether the operator's wish fits the phase."""
     match operation:
         case Operation.PROMOTE:
-            return state.rollout is not None and is_legal(state.phase, Happening.PROMOTE)
+            return state.is_judging and is_legal(state.phase, Happening.PROMOTE)
         case Operation.ROLLBACK:
-            return state.rollout is not None and is_legal(state.phase, Happening.ROLL_BACK)
+            return state.is_judging and is_legal(state.phase, Happening.ROLL_BACK)
         case Operation.PAUSE:
             return state.phase is not Phase.PAUSED and is_legal(state.phase, Happening.PAUSE)
         case Operation.RESUME:
@@ -112,26 +110,37 @@ def obey(policy: Policy, state: State, event: CommandEvent) -> tuple[State, Ruli
             return roll_back(policy, state), Ruling(Verdict.ROLL_BACK, "operator", said)
         case Operation.PAUSE:
             paused = after(state.phase, Happening.PAUSE)
-            state = replace(state, resume_phase=state.phase, phase=paused)
+            state = replace(state, resume_phase=state.phase, phase=paused, paused_at=state.clock)
             return state, Ruling(Verdict.HOLD, "paused", said)
         case _:
             return _resumed(policy, state), Ruling(Verdict.HOLD, "resumed", said)
 
 
 def _resumed(policy: Policy, state: State) -> State:
-    """Back to where it was paused; the present step starts anew."""
+    """Back to where it was paused; the pause is no part of the stage, the step starts anew."""
     if state.resume_phase in RESTING or state.rollout is None:
         return replace(state, phase=after(state.phase, Happening.REST), resume_phase=None)
-    if state.resume_phase is Phase.HOLDING:
-        return replace(state, phase=after(state.phase, Happening.HOLD), resume_phase=None)
-    kind = policy.spec.stages[state.rollout.stage].kind
+    pause_s = state.clock - state.paused_at
     rollout = replace(
         state.rollout,
+        stage_started=state.rollout.stage_started + pause_s,
+        weights_updated=state.rollout.weights_updated + pause_s,
         step_started=state.clock,
         step_outcomes=_candidate_outcomes(state),
     )
-    phase = after(state.phase, ENTER[kind])
+    kind = stage_kind(policy, rollout)
+    is_held = state.resume_phase is Phase.HOLDING
+    happening = Happening.HOLD if is_held or not kind else ENTER[kind]
+    phase = after(state.phase, happening)
     return replace(state, phase=phase, rollout=rollout, resume_phase=None)
+
+
+def stage_kind(
+    policy: Policy, rollout: Rollout
+) -> Literal["shadow", "canary", "ab", "thompson", ""]:
+    """The kind of the rollout's stage; empty when the policy has no such stage any more."""
+    stages = policy.spec.stages
+    return stages[rollout.stage].kind if rollout.stage < len(stages) else ""
 
 
 # --- the queue --------------------------------------------------------------------------------
@@ -431,7 +440,9 @@ def rest(state: State) -> tuple[State, Ruling | None]:
     """What to say in a phase in which no rollout is on."""
     if state.phase not in RESTING:
         return state, None
-    if state.queue and state.clock < state.cooldown_until:
+    if state.queue and state.clock >= state.cooldown_until:
+        return state, None  # `start_next` has said why the first one does not start
+    if state.queue:
         left = for_people(state.cooldown_until - state.clock)
         reason = f"{state.champion} serves everything; {state.queue[0]} starts in {left}"
         return state, Ruling(Verdict.HOLD, "cooldown", reason)

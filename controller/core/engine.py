@@ -85,16 +85,17 @@ def _tick(
     state, rejected = observe(policy, state, micro)
     if rejected:
         effects.append(KeepRejected(rejected))
-    if not decisions:
-        state, decisions, wanted = _move(policy, state, _verdict_moves(policy, micro), micro)
-        effects += wanted
+    moves = _command_moves(policy, micro) or ([] if decisions else _verdict_moves(policy))
+    state, more, wanted = _move(policy, state, moves, micro)
+    decisions += more
+    effects += wanted
     return state, decisions, effects
 
 
 def _move(
     policy: Policy, state: State, moves: list[Move], micro: MicroBatch
 ) -> tuple[State, list[Decision], list[Effect]]:
-    """Make the moves in order, up to the first verdict that is not to hold."""
+    """Make the moves in order, and write down what they decide."""
     decisions: list[Decision] = []
     effects: list[Effect] = []
     for move in moves:
@@ -108,8 +109,6 @@ def _move(
             decisions.append(decision)
         if state.split.epoch != before.split.epoch:
             effects.append(SetSplit(state.decisions, state.split))
-        if ruling.verdict is not Verdict.HOLD:
-            break
     return state, decisions, effects
 
 
@@ -119,11 +118,14 @@ def _queue_moves(policy: Policy, state: State) -> list[Move]:
     return [*first, _settled, partial(conduct.start_next, policy)]
 
 
-def _verdict_moves(policy: Policy, micro: MicroBatch) -> list[Move]:
-    """Who decides at this tick: operators where they asked for something, else the stage."""
+def _command_moves(policy: Policy, micro: MicroBatch) -> list[Move]:
+    """What operators ask for, each of them answered, in the order of the log."""
     commands = [event for event in micro.control if isinstance(event, CommandEvent)]
-    if commands:
-        return [partial(_obey, policy, event) for event in commands]
+    return [partial(_obey, policy, event) for event in commands]
+
+
+def _verdict_moves(policy: Policy) -> list[Move]:
+    """Who decides where neither the queue nor an operator did."""
     return [partial(conduct.judge, policy), conduct.rest]
 
 
@@ -156,7 +158,8 @@ def _recorded(
 
 
 def _decision(policy: Policy, state: State, offset: int) -> Decision:
-    rollout = state.rollout if state.phase is not Phase.IDLE else None
+    ending = state.phase in (Phase.PROMOTING, Phase.ROLLING_BACK)
+    rollout = state.rollout if state.is_judging or ending else None
     evidence = evidence_summary(state)
     policy_digest = digest(policy)
     return Decision(
@@ -166,7 +169,7 @@ def _decision(policy: Policy, state: State, offset: int) -> Decision:
         model=state.model,
         rollout=rollout.id if rollout else "",
         candidate=rollout.candidate if rollout else "",
-        stage=policy.spec.stages[rollout.stage].kind if rollout else "",
+        stage=conduct.stage_kind(policy, rollout) if rollout else "",
         step=rollout.step if rollout else 0,
         phase=state.phase,
         verdict=state.said.verdict,

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 
 from controller.core import estimate
-from controller.core.conduct import INTERVAL_ALPHA, situated
+from controller.core.conduct import INTERVAL_ALPHA, situated, stage_kind
 from controller.core.decide.guardrail import ERROR_SHARE, SAMPLE_RATIO_THRESHOLD
-from controller.core.decide.phases import IN_ROLLOUT
 from controller.core.decide.situation import Situation
 from controller.core.estimate.effect import arm_interval
 from controller.core.model import (
@@ -36,13 +35,12 @@ def report(policy: Policy, state: State) -> Report:
     """Where the model stands."""
     rollout = state.rollout if state.phase is not Phase.IDLE else None
     evidence = _evidence(state)
-    candidate = rollout.candidate if rollout and state.phase in IN_ROLLOUT else None
-    has_stage = rollout is not None and rollout.stage < len(policy.spec.stages)
+    candidate = rollout.candidate if rollout and state.is_judging else None
     return Report(
         model=state.model,
         time=state.clock,
         phase=state.phase,
-        stage=policy.spec.stages[rollout.stage].kind if rollout and has_stage else "",
+        stage=stage_kind(policy, rollout) if rollout else "",
         step=rollout.step if rollout else 0,
         epoch=state.split.epoch,
         epoch_in_force=state.in_force_epoch,
@@ -91,7 +89,7 @@ def _at(counts: Int, i: int) -> int:
 
 def _summary(state: State, evidence: CandidateEvidence | None, arm: str, i: int) -> ArmSummary:
     """The rollout's figures for its two arms while it is on, else those of all outcomes."""
-    if evidence is not None and state.phase in IN_ROLLOUT:
+    if evidence is not None and state.is_judging:
         for summary in (evidence.champion, evidence.candidate):
             if summary.arm == arm:
                 return summary
@@ -168,7 +166,7 @@ def rounded(value: float) -> float | None:
 
 def conditions(policy: Policy, state: State) -> list[dict[str, Json]]:
     """Each e-value that may move the rollout, with its threshold and what it would do."""
-    situation = situated(policy, state)
+    situation = situated(policy, state) if state.is_judging else None
     if situation is None:
         return []
     stage = policy.spec.stages[situation.rollout.stage]

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from controller.core.decide.phases import IN_ROLLOUT, RESTING
 from controller.core.estimate import Estimators, EstimatorSpec
 from controller.core.join import Table
 from controller.core.model import (
@@ -79,6 +80,7 @@ class State:
     offset         of the next event to fold; the events in `waiting` lie before it
     clock          time of the last tick, -inf before the first
     resume_phase   the phase to return to after `paused`
+    paused_at      when the last pause began
     split          the split that is wanted; epoch 0 before the first
     in_force       epoch -> weights last confirmed by the routers
     strata, by_epoch  splits that exposures were routed with, and epoch -> index into them
@@ -103,6 +105,7 @@ class State:
     in_force: dict[str, int] = field(default_factory=dict)
     last_epoch: int = 0
     resume_phase: Phase | None = None
+    paused_at: float = 0.0
     tried: tuple[str, ...] = ()
     queue: tuple[str, ...] = ()
     rollout: Rollout | None = None
@@ -120,6 +123,12 @@ class State:
     rejected: dict[str, int] = field(default_factory=dict)
     unattributed: int = 0
     waiting: tuple[EventBatch, ...] = ()
+
+    @property
+    def is_judging(self) -> bool:
+        """Whether a candidate is being judged; `rollout` outlives that, until the next one."""
+        was_resting = self.phase is Phase.PAUSED and self.resume_phase in RESTING
+        return self.rollout is not None and self.phase in IN_ROLLOUT and not was_resting
 
 
 def initial(policy: Policy) -> State:

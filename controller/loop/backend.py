@@ -250,8 +250,7 @@ class LoopBackend:
         return self.wheel is not None and self.wheel.is_settled
 
     def _trouble(self, model: str) -> str | None:
-        troubles = self.wheel.troubles if self.wheel else {}
-        return troubles.get(model) or troubles.get("")
+        return self.wheel.trouble(model) if self.wheel else None
 
     def _require(self, model: str, operation: Operation) -> None:
         state = self._turned[model].state

@@ -2,15 +2,16 @@
 
 One turn, in this order:
 
-    1. drain the sources      access-log lines and their position, into the log, in one transaction
-    2. tick                   the wall clock, into the log of every model in which something may
-    happen 3. fold                   each model: read, step, write down 4. act
-    publish the splits that are wanted 5. read back              a split that every connected
-    router accepted is an event of the log
+    1. drain the sources   access-log lines and their position, into the log, in one transaction
+    2. tick                the wall clock, into the log of each model in which something may happen
+    3. fold                each of these models: read, step, write down
+    4. act                 publish the splits that are wanted
+    5. read back           a split that every connected router accepted is an event of the log
 
 Sources are drained before the tick, so no exposure that was made before the clock moved is behind
-it. A turn that fails is logged, shown in `status`, and tried again; the split at the routers
-stays. That is the only place in Understudy where every exception is caught.
+it. A part of a turn that fails is logged, shown in `status`, and tried again; a model that cannot
+be folded does not hold the others, and the splits at the routers stay. That is the only place in
+Understudy where every exception is caught.
 
 Rejected: a thread per model. Turns are short, and one order for all makes a crash easy to think
 about.
@@ -19,7 +20,7 @@ about.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -42,6 +43,12 @@ IDLE_TICK_S = 10.0
 
 CONFIRM_S = 1.0
 """How long a turn waits for the routers to accept a new split before it goes on without."""
+
+DRAINS = 64
+"""Reads from a source in one turn: a busy source must not keep the wheel from turning."""
+
+LOG, ROUTER = "the log", "the router"
+"""Who has a trouble that is not of one model."""
 
 Clock = Callable[[], float]
 
@@ -117,6 +124,8 @@ class Wheel:
         self._asked = asyncio.Event()
         self._stopping = False
         self._restless = set(self._folds)
+        self._due: set[str] = set()
+        self._is_behind = False
         self._ticked: dict[str, float] = {}
         self._states: dict[str, State] = {}
         self._published: list[RoutedModel] = []
@@ -127,9 +136,9 @@ class Wheel:
         """Whether every model has been folded and its split confirmed."""
         return len(self._states) == len(self._folds) and not self._unconfirmed()
 
-    def ask(self, model: str) -> None:
-        """Something came into the log of `model`: give it a tick at the next turn."""
-        self._restless.add(model)
+    def trouble(self, model: str) -> str | None:
+        """What holds `model`, if anything does."""
+        return next((self.troubles[w] for w in (model, LOG, ROUTER) if w in self.troubles), None)
 
     async def run(self) -> None:
         """Turn until `stop`; ends with a snapshot of each model."""
@@ -160,47 +169,66 @@ class Wheel:
     async def append_and_turn(self, model: str, line: bytes) -> None:
         """Write an event and carry out at once what follows from it.
 
-        Raises what the turn raised for this model, so that the caller is not told it is done.
+        Raises `Retryable` when the log or this model could not be turned: then it is not done yet.
         """
         await self.append({model: [line]})
         await self._try_turn()
-        if model in self.troubles:
-            raise Retryable(self.troubles[model], after_s=PACE_S)
+        for who in (model, LOG):
+            if who in self.troubles:
+                raise Retryable(self.troubles[who], after_s=PACE_S)
 
     async def _try_turn(self) -> None:
         async with self._turn_lock:
-            try:
-                await self._turn()
-                self.troubles.pop("", None)
-            except Exception as exc:  # noqa: BLE001 - the loop must survive and hold
-                self._trouble("", exc)
+            if await self._guarded(LOG, self._drain()) and await self._guarded(LOG, self._tick()):
+                for model in sorted(self._due):
+                    await self._guarded(model, self._fold(model))
+            await self._guarded(ROUTER, self._act())
 
-    async def _turn(self) -> None:
-        await self._drain()
-        await self._tick()
-        await self._fold_all()
-        await self._act()
+    async def _guarded(self, who: str, work: Coroutine[None, None, None]) -> bool:
+        """Do the work; when it fails, hold and say so."""
+        try:
+            await work
+        except Exception as exc:  # noqa: BLE001 - the loop must survive and hold
+            self._trouble(who, exc)
+            return False
+        self.troubles.pop(who, None)
+        return True
 
     async def _drain(self) -> None:
+        """Bring what the sources have into the log; notes when one has more than a turn takes."""
+        self._is_behind = False
         for source in self._sources:
-            while (drained := await asyncio.to_thread(source.drain)) is not None:
-                known = {m: ls for m, ls in drained.lines.items() if m in self._folds}
-                await asyncio.to_thread(self._stream.append, known, mark=drained.mark)
-                if drained.refused:
-                    await asyncio.to_thread(
-                        self._ledger.reject, drained.mark.source, drained.refused
-                    )
-                await source.committed(drained.mark.position)
-                self._restless.update(known)
+            for _ in range(DRAINS):
+                drained = await asyncio.to_thread(source.drain)
+                if drained is None:
+                    break
+                await self._keep(source, drained)
+            else:
+                self._is_behind = True
+                self.hurry()
+
+    async def _keep(self, source: Source, drained: Drained) -> None:
+        """Refused lines first: a crash in between keeps them twice, the other order not at all."""
+        if drained.refused:
+            await asyncio.to_thread(self._ledger.reject, drained.mark.source, drained.refused)
+        known = {m: lines for m, lines in drained.lines.items() if m in self._folds}
+        await asyncio.to_thread(self._stream.append, known, mark=drained.mark)
+        await source.committed(drained.mark.position)
+        self._restless.update(known)
 
     async def _tick(self) -> None:
+        """A tick for every model in which something may happen.
+
+        None while a source is behind: the clock would pass exposures that are not in the log yet.
+        """
         now = self._clock()
-        due = sorted(model for model in self._folds if self._is_due(model, now))
-        if not due:
+        self._due = {m for m in self._folds if not self._is_behind and self._is_due(m, now)}
+        if not self._due:
             return
-        await asyncio.to_thread(self._stream.append, {m: [codec.tick_line(now)] for m in due})
-        self._ticked |= dict.fromkeys(due, now)
-        self._restless.difference_update(due)
+        ticks: dict[str, Sequence[bytes]] = {m: [codec.tick_line(now)] for m in sorted(self._due)}
+        await asyncio.to_thread(self._stream.append, ticks)
+        self._ticked |= dict.fromkeys(self._due, now)
+        self._restless -= self._due
 
     def _is_due(self, model: str, now: float) -> bool:
         state = self._states.get(model)
@@ -210,17 +238,11 @@ class Wheel:
         unsettled = state.in_force_epoch < state.split.epoch
         return is_waiting or unsettled or now - self._ticked[model] >= IDLE_TICK_S
 
-    async def _fold_all(self) -> None:
-        for model, fold in self._folds.items():
-            try:
-                turned = await asyncio.to_thread(fold.turn)
-            except UnderstudyError as exc:
-                self._trouble(model, exc)
-                continue
-            self._states[model] = turned.state
-            self.troubles.pop(model, None)
-            self._say(model, turned)
-            self._told(model, turned)
+    async def _fold(self, model: str) -> None:
+        turned = await asyncio.to_thread(self._folds[model].turn)
+        self._states[model] = turned.state
+        self._say(model, turned)
+        self._told(model, turned)
 
     async def _act(self) -> None:
         """Publish what is wanted and note in the log what the routers have accepted."""
@@ -280,7 +302,5 @@ class Wheel:
         sentence = f"{type(exc).__name__}: {exc}"
         if self.troubles.get(model) != sentence:
             is_bug = isinstance(exc, InvariantError) or not isinstance(exc, UnderstudyError)
-            log.error(
-                "holding", model=model or "all", reason=sentence, exc_info=exc if is_bug else None
-            )
+            log.error("holding", model=model, reason=sentence, exc_info=exc if is_bug else None)
         self.troubles[model] = sentence

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from controller.core import engine
+from controller.core.conduct import stage_kind
 from controller.core.model import CommandEvent, EventBatch, Float, Json, Tick, VersionEvent
 from controller.core.policy import Policy
 from controller.core.record import decision_document
@@ -65,12 +66,12 @@ class Clockwork:
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._latest = float("-inf")
-        self._ticked = float("-inf")
+        self._waits = False
 
     @property
     def is_behind(self) -> bool:
-        """Whether events came after the last tick."""
-        return self._latest > self._ticked
+        """Whether events came after the last tick, of which at least one has a time."""
+        return self._waits and bool(np.isfinite(self._latest))
 
     def last(self, start: int) -> EventBatch:
         """The tick that ends the log."""
@@ -82,13 +83,12 @@ class Clockwork:
         if not batch.count:
             return batch
         times = self._running(batch)
-        places, moments = self._ticks(batch, times)
-        ticks = [
-            Tick(int(batch.start + p + i), t)
-            for i, (p, t) in enumerate(zip(places, moments, strict=True))
-        ]
+        placed = self._ticks(batch, times)
+        ticks = [Tick(batch.start + p + i, t) for i, (p, t) in enumerate(placed)]
         self._latest = float(times[-1])
-        before = np.asarray(places, dtype=np.int64)
+        before = np.array([place for place, _ in placed], dtype=np.int64)
+        last = _last_index(batch)
+        self._waits = last >= before[-1] if placed else self._waits or last >= 0
 
         def moved(offset: np.ndarray) -> np.ndarray:
             return offset + np.searchsorted(before, offset - batch.start, side="right")
@@ -118,22 +118,27 @@ class Clockwork:
             times[event.offset - batch.start] = event.time
         return np.maximum(np.maximum.accumulate(times), self._latest)
 
-    def _ticks(self, batch: EventBatch, times: Float) -> tuple[list[int], list[float]]:
-        """Where ticks go (before the event of this index) and their times, in order."""
-        wanted: dict[int, float] = {}
-        periods = np.floor(times / self._interval_s)
-        earlier = np.concatenate([[np.floor(self._latest / self._interval_s)], periods[:-1]])
-        for i in np.flatnonzero((periods > earlier) & np.isfinite(times)):
-            wanted[int(i)] = max(float(periods[i]) * self._interval_s, self._ticked)
+    def _ticks(self, batch: EventBatch, times: Float) -> list[tuple[int, float]]:
+        """(before the event of this index, time) of each tick, in order."""
+        size = self._interval_s
+        periods = np.floor(times / size)
+        earlier = np.concatenate([[np.floor(self._latest / size)], periods[:-1]])
+        rises = np.flatnonzero((periods > earlier) & np.isfinite(times)).tolist()
+        wanted = [(i, float(periods[i]) * size) for i in rises]
         for event in batch.control:
             if isinstance(event, VersionEvent | CommandEvent):
                 place = event.offset - batch.start
-                wanted.setdefault(place + 1, float(times[place]))
-        places = sorted(wanted)
-        moments = [wanted[place] for place in places]
-        if moments:
-            self._ticked = max(moments)
-        return places, moments
+                wanted.append((place + 1, float(times[place])))
+        return sorted(wanted)
+
+
+def _last_index(batch: EventBatch) -> int:
+    """Index of the last event of this model, -1 where the batch has none."""
+    offsets = [c.offset[-1:] for c in (batch.exposures, batch.rewards, batch.shadows)]
+    others = [event.offset for event in (*batch.control[-1:], *batch.rejected[-1:])]
+    return int(max([*np.concatenate(offsets).tolist(), *others], default=batch.start - 1)) - (
+        batch.start
+    )
 
 
 def final_document(policy: Policy, state: State) -> dict[str, Json]:
@@ -142,7 +147,7 @@ def final_document(policy: Policy, state: State) -> dict[str, Json]:
     return {
         "time": state.clock if np.isfinite(state.clock) else None,
         "model": state.model,
-        "stage": policy.spec.stages[rollout.stage].kind if rollout else "",
+        "stage": stage_kind(policy, rollout) if rollout else "",
         "step": rollout.step if rollout else 0,
         "phase": state.phase.value,
         "verdict": state.said.verdict.value,

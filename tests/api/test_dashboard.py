@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from controller.core.model import Phase
 from tests.api.conftest import Served, serving
 from tests.api.fake import ramping
 from tests.api.screenshot import Page
@@ -32,7 +33,7 @@ def test_the_page_shows_the_numbers_of_the_api_and_updates(
         assert cell(page, arm["arm"], "wanted") == f"{arm['weight'] / 100:g} %"
         assert cell(page, arm["arm"], "mean")[:4] in f"{arm['mean']:.3f}"
     text = page.text()
-    for said in ("ramping", "canary, step 2", "no harm seen", "Live", "waiting: v3", "orphan"):
+    for said in ("ramping", "canary, step 3", "no harm seen", "Live", "waiting: v3", "orphan"):
         assert said in text
     assert "v2 against v1: +4.2 % [−1.1 %, ∞]" in text  # noqa: RUF001 - a real minus sign
 
@@ -44,6 +45,15 @@ def test_the_page_shows_the_numbers_of_the_api_and_updates(
     assert cell(page, "v1", "exposures") == "8,000"
     assert page.value("document.documentElement.scrollWidth") <= size[0]
     assert page.errors == []
+
+
+def test_a_promoted_version_is_not_compared_with_itself(served: Served, page: Page) -> None:
+    page.open(served.url, width=1200, height=900)
+    page.wait("document.body.innerText.includes('v2 against v1')")
+    report = served.fake.reports["digits"]
+    served.publish(replace(report, phase=Phase.PROMOTED, champion="v2", candidate=None))
+    page.wait("document.body.innerText.includes('champion v2')")
+    assert "against" not in page.text()
 
 
 def test_the_columns_become_one_on_a_phone(served: Served, page: Page) -> None:

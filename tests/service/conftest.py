@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time  # noqa: TID251 - waits for real processes
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -162,9 +162,7 @@ class Serve:
         connection = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=10)
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         try:
-            connection.request(
-                method, path, data, {"content-type": media_type} | (headers or {})
-            )
+            connection.request(method, path, data, {"content-type": media_type} | (headers or {}))
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
         finally:
@@ -260,7 +258,9 @@ class Users:
             time.sleep(max(0.0, due - time.monotonic()))
             unit = f"u{rng.randrange(self.population)}"
             try:
-                connection.request("GET", self.path, headers={self.header: unit} if self.header else {})
+                connection.request(
+                    "GET", self.path, headers={self.header: unit} if self.header else {}
+                )
                 answer = connection.getresponse()
                 answer.read()
             except (OSError, http.client.HTTPException) as exc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time  # noqa: TID251 - waits for real processes
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_a_rollout_by_hand_from_offer_to_replay(live: Serve, models: list[int]) 
     assert "did not reach promoted within 1s" in late.err
 
     table = live.cli("status")
-    assert "m: ramping (canary step 1)" in table.out
+    assert "m: ramping (canary" in table.out
     as_json = live.cli("status", "m", "-o", "json").json
     assert as_json["phase"] == yaml.safe_load(live.cli("status", "m", "-o", "yaml").out)["phase"]
     assert live.cli("explain", "m").out.startswith("m: ramping, hold")

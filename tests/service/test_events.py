@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time  # noqa: TID251 - events carry the wall clock
+import time
 from collections.abc import Callable
 from typing import Any
 

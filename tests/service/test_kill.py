@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
-import time  # noqa: TID251 - waits for real processes
+import time
 from collections import Counter
 from collections.abc import Callable
 

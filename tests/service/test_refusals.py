@@ -43,7 +43,7 @@ def test_a_taken_port_is_refused(
 ) -> None:
     serve = make_serve(m=policy_text(models[0]))
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = "127.0.0.1:{}".format(taken.getsockname()[1])
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         assert address in refused(serve, **{name: address})
     assert processes_of(serve.folder) == []
 
@@ -87,5 +87,3 @@ def test_a_corrupt_database_is_refused_by_name(
     assert str(serve.state / name) in said
     assert "restore" in said
     assert processes_of(serve.folder) == []
-
-

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import threading
-import time  # noqa: TID251 - waits for real processes
+import time
 from collections.abc import Callable
 from urllib.request import urlopen
 

@@ -112,13 +112,13 @@ export class ModelView {
   #head(report) {
     text(this.phase, format.words(report.phase));
     this.phase.dataset.phase = report.phase;
-    text(this.stage, report.stage ? `${report.stage}, step ${report.step}` : "");
+    text(this.stage, report.stage === "canary" ? `canary, step ${report.step + 1}` : report.stage);
     text(this.reason, report.reason);
     const facts = [`champion ${report.champion}`];
     if (report.candidate) facts.push(`candidate ${report.candidate}`);
     if (report.queue.length) facts.push(`waiting: ${report.queue.join(", ")}`);
     for (const [arm, lift] of Object.entries(report.lift)) {
-      if (lift.estimate == null) continue;
+      if (lift.estimate == null || arm !== report.candidate) continue;
       const [low, high] = lift.interval;
       const from = low == null ? "−∞" : format.change(low);
       facts.push(`${arm} against ${report.champion}: ${format.change(lift.estimate)} [${from}, ${format.change(high)}]`);
