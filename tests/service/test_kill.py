@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,6 +30,12 @@ def counted(serve: Serve) -> Counter[str]:
     return Counter({arm["arm"]: arm["exposures"] for arm in serve.arms()["arms"]})
 
 
+def is_at_work(serve: Serve) -> bool:
+    """Whether serve has taken the control plane's address: it is past its imports."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", serve.xds_port)) == 0
+
+
 @pytest.mark.timeout(150)
 def test_twenty_sigkills_lose_and_double_nothing(
     make_serve: Callable[..., Serve], models: list[int]
@@ -41,7 +48,8 @@ def test_twenty_sigkills_lose_and_double_nothing(
     rng = random.Random(20)
     with Users(serve, rate_hz=220, reward_chance=0.3) as users:
         for _ in range(KILLS):
-            time.sleep(rng.uniform(0.1, 3.2))
+            until(lambda: is_at_work(serve) or rng.random() < 0.02, 20, "serve is at work")
+            time.sleep(rng.uniform(0, 1.0))
             serve.kill()
             serve.spawn()
         serve.kill()

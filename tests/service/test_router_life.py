@@ -1,0 +1,111 @@
+"""Envoy and `serve` live and die independently of each other, and end together when asked."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from urllib.request import urlopen
+
+import pytest
+
+from tests.service.conftest import Serve, Users, free_port, processes_of, until
+from tests.service.test_kill import counted, logged
+
+
+def agreeing(serve: Serve, count: int) -> int:
+    """How many of `count` units the router sends where `/assignments` says."""
+    units = [f"unit-{n}" for n in range(count)]
+    status, answer = serve.call("POST", "/v1/models/m/assignments", {"units": units})
+    assert status == 200, answer
+    said = {row["unit"]: row["arm"] for row in answer["assignments"]}
+    assert set(said.values()) == {"v1", "v2"}
+    return sum(serve.ask(x_user_id=unit)[1]["x-understudy-arm"] == said[unit] for unit in units)
+
+
+def is_settled(serve: Serve) -> bool:
+    report = serve.arms()
+    return len(report["arms"]) == 2 and all(
+        arm["weight"] == arm["weight_in_force"] for arm in report["arms"]
+    )
+
+
+def test_an_envoy_killed_under_load_comes_back_and_nothing_counts_twice(
+    serve: Serve, models: list[int]
+) -> None:
+    serve.offer("v2", models[1])
+    until(lambda: is_settled(serve), 10, "the split is in force")
+    first = serve.envoy_pid
+    with Users(serve, rate_hz=150) as users:
+        time.sleep(1)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: serve.envoy_pid != first, 10, "another Envoy")
+        before = len(users.answers)
+        until(lambda: len(users.answers) > before + 200, 10, "it answers on the same port")
+    assert serve.get("/v1/models")["router"]["restarts"] == 1
+    time.sleep(2.5)  # the log is flushed every 200 ms, the wheel turns every second
+    found = counted(serve)
+    assert sum(logged(serve).values()) <= found.total()  # older files go once they are read
+    assert found.total() <= len(users.answers) + len(users.lost)
+    assert found.total() > len(users.answers) - 150  # one second of what was not yet flushed
+    assert agreeing(serve, 300) == 300
+    assert serve.cli("ledger", "m", "--verify").code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_killed_serve_finds_its_envoy_and_ends_it_when_told_to_end(
+    serve: Serve,
+    models: list[int],
+    tell: Callable[[int, int, float], None],
+    number: signal.Signals,
+) -> None:
+    envoy = serve.envoy_pid
+    serve.kill()
+    assert serve.ask()[0] == 200
+    if number == signal.SIGINT:
+        serve.router_port = free_port()
+    serve.start()
+    assert serve.envoy_pid == envoy  # a listener's address needs no new process
+    assert serve.ask()[0] == 200
+    tell(models[0], 200, 0.7)
+    answers: list[int] = []
+    asking = threading.Thread(target=lambda: answers.append(serve.ask()[0]))
+    stream = http.client.HTTPConnection("127.0.0.1", serve.api_port, timeout=10)
+    stream.request("GET", "/v1/stream")
+    events = stream.getresponse()
+    assert events.readline() == b"retry: 2000\n"
+    asking.start()
+    time.sleep(0.2)
+    assert serve.stop(number) < 5
+    asking.join()
+    stream.close()
+    assert answers == [200]
+    assert processes_of(serve.folder) == []
+
+
+def test_a_split_that_the_router_has_not_accepted_is_not_shown_as_in_force(
+    serve: Serve, models: list[int]
+) -> None:
+    os.kill(serve.envoy_pid, signal.SIGSTOP)
+    try:
+        serve.offer("v2", models[1])
+        arms = {arm["arm"]: arm for arm in serve.arms()["arms"]}
+        assert (arms["v2"]["weight"], arms["v2"]["weight_in_force"]) == (2000, 0)
+        assert arms["v1"]["weight_in_force"] == 10_000
+        status, problem = serve.call("GET", "/readyz")
+        assert status == 503
+        assert "the router has not accepted" in json.dumps(problem)
+    finally:
+        os.kill(serve.envoy_pid, signal.SIGCONT)
+    until(lambda: is_settled(serve), 15, "the split is in force")
+    until(lambda: serve.call("GET", "/readyz")[0] == 200, 5, "ready again")
+
+
+def test_metrics_and_dashboard_are_served(serve: Serve) -> None:
+    for path, word in (("/metrics", b"understudy"), ("/", b"<html"), ("/healthz", b"alive")):
+        with urlopen(f"http://127.0.0.1:{serve.api_port}{path}", timeout=5) as answer:
+            assert word in answer.read()
