@@ -2,7 +2,10 @@
 
 `serve`, `demo`, `check`, `schema` and `replay` work here; the others are clients of the API of a
 running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads the state folder, so
-that it works when nothing runs. Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
+that it works when nothing runs. What is heavy to import is imported by the command that needs it:
+a question to the API takes under a second, not two.
+
+Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
 """
 
 from __future__ import annotations
@@ -13,14 +16,12 @@ from typing import Annotated, Any
 
 import typer
 
-from controller import bootstrap
 from controller.cli import remote
 from controller.cli.printing import Output, print_rows, print_value
 from controller.core.model import Json, Operation
 from controller.core.policy import parse, position, schema, warnings
 from controller.errors import PolicyError, UnderstudyError
 from controller.settings import Address, Settings, default_state
-from controller.sim import replay as replaying
 
 app = typer.Typer(
     name="understudy",
@@ -97,6 +98,8 @@ def serve(  # noqa: PLR0913 - a command's options
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Controller, API, dashboard, and one local Envoy."""
+    from controller import bootstrap  # noqa: PLC0415 - only who serves pays for it
+
     settings = Settings(
         policies=policies,
         state=_state(state),
@@ -142,17 +145,22 @@ def replay(
     events: Annotated[Path, typer.Option("--events", help="Recorded events, JSON Lines.")],
     output: OutputOption = Output.TABLE,
     interval: Annotated[
-        float,
-        typer.Option("--interval", min=0.1, help="Seconds between ticks where the log has none."),
-    ] = replaying.INTERVAL_S,
+        float | None,
+        typer.Option(
+            "--interval",
+            min=0.1,
+            help="Seconds between ticks where the log has none; default: 10.",
+        ),
+    ] = None,
 ) -> None:
     """The decisions that recorded events lead to."""
+    from controller.sim import replay as replaying  # noqa: PLC0415 - only replay pays for it
+
     policy = parse(_text(file), str(file))
     if not events.is_file():
         raise UnderstudyError(f"{events}: found no file, expected recorded events, one JSON a line")
-    needs_ticks = not replaying.has_ticks(events)
-    blocks = replaying.lines_of(events)
-    for row in replaying.replay(policy, blocks, interval_s=interval if needs_ticks else None):
+    period_s = None if replaying.has_ticks(events) else interval or replaying.INTERVAL_S
+    for row in replaying.replay(policy, replaying.lines_of(events), interval_s=period_s):
         _print_decision(row, output)
 
 
@@ -264,6 +272,8 @@ def ledger(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """The decisions of a model, read from the state folder: nothing needs to run."""
+    from controller import bootstrap  # noqa: PLC0415 - only who reads a state folder pays for it
+
     folder = _state(state)
     if verify:
         faults, count = bootstrap.verify(folder, model)
@@ -283,6 +293,8 @@ def events(
     state: StateOption = None,
 ) -> None:
     """The event log of a model, as JSON Lines: what `replay --events` reads."""
+    from controller import bootstrap  # noqa: PLC0415 - only who reads a state folder pays for it
+
     for lines in bootstrap.log_lines(_state(state), model):
         sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
 
