@@ -2,7 +2,10 @@
 
 `serve`, `demo`, `check`, `schema` and `replay` work here; the others are clients of the API of a
 running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads the state folder, so
-that it works when nothing runs. Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
+that it works when nothing runs. What is heavy to import is imported by the command that needs it:
+a question to the API takes under a second, not two.
+
+Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
 """
 
 from __future__ import annotations
@@ -151,9 +154,8 @@ def replay(
     policy = parse(_text(file), str(file))
     if not events.is_file():
         raise UnderstudyError(f"{events}: found no file, expected recorded events, one JSON a line")
-    needs_ticks = not replaying.has_ticks(events)
-    blocks = replaying.lines_of(events)
-    for row in replaying.replay(policy, blocks, interval_s=interval if needs_ticks else None):
+    period_s = None if replaying.has_ticks(events) else interval or replaying.INTERVAL_S
+    for row in replaying.replay(policy, replaying.lines_of(events), interval_s=period_s):
         _print_decision(row, output)
 
 

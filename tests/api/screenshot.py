@@ -122,7 +122,9 @@ def browser() -> Iterator[Page]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            with connect(_address(Path(profile), child), max_size=None, ping_interval=None) as socket:
+            with connect(
+                _address(Path(profile), child), max_size=None, ping_interval=None
+            ) as socket:
                 yield _tab(socket)
         finally:
             child.terminate()
@@ -149,7 +151,11 @@ def _tab(socket: ClientConnection) -> Page:
     socket.send(json.dumps({"id": 0, "method": "Target.getTargets"}))
     targets = json.loads(socket.recv(timeout=60))["result"]["targetInfos"]
     page = next(target["targetId"] for target in targets if target["type"] == "page")
-    return Page(connect(f"ws://127.0.0.1:{port}/devtools/page/{page}", max_size=None, ping_interval=None).__enter__())
+    return Page(
+        connect(
+            f"ws://127.0.0.1:{port}/devtools/page/{page}", max_size=None, ping_interval=None
+        ).__enter__()
+    )
 
 
 def shoot(
