@@ -144,9 +144,13 @@ def replay(
     events: Annotated[Path, typer.Option("--events", help="Recorded events, JSON Lines.")],
     output: OutputOption = Output.TABLE,
     interval: Annotated[
-        float,
-        typer.Option("--interval", min=0.1, help="Seconds between ticks where the log has none."),
-    ] = 10.0,
+        float | None,
+        typer.Option(
+            "--interval",
+            min=0.1,
+            help="Seconds between ticks where the log has none; default: 10.",
+        ),
+    ] = None,
 ) -> None:
     """The decisions that recorded events lead to."""
     from controller.sim import replay as replaying
