@@ -29,7 +29,7 @@ def story() -> tuple[tuple[bytes, ...], Told]:
     log.version(1, "v2")
     log.version(2, "v3")
     traffic = Traffic({"v1": 0.4, "v2": 0.05, "v3": 0.6}, rate=12, fails={"v2": 0.02})
-    told = drive(POLICY, log, traffic, seconds=10, seed=5)
+    drive(POLICY, log, traffic, seconds=10, seed=5)
     for second in (11.0, 12.0, 13.0):
         log.add("shadow", second, model=MODEL, request_id=f"s{second}", arm="v2")
     drive(POLICY, log, traffic, seconds=120, seed=6, start=10)
