@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.request import Request, urlopen
 
 import pytest
@@ -228,7 +228,7 @@ class Users:
     rewarded: dict[str, str] = field(default_factory=dict)
     acknowledged: set[str] = field(default_factory=set)
 
-    def __enter__(self) -> Users:
+    def __enter__(self) -> Self:
         self._ending = threading.Event()
         self._done_asking = threading.Event()
         self._waiting: list[dict[str, Any]] = []
