@@ -18,6 +18,7 @@ import time  # noqa: TID251 - the wall clock is taken here and handed to the loo
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import structlog
 
@@ -133,9 +134,18 @@ def _wired(
 def _stores(state: Path, stack: AsyncExitStack) -> tuple[Stream, Ledger]:
     stream = open_stream(f"sqlite:///{state.absolute() / 'events.db'}")
     stack.callback(stream.close)
-    ledger = open_ledger(f"sqlite:///{state.absolute() / 'ledger.db'}", clock=time.time)
+    ledger = _ledger(state.absolute() / "ledger.db")
     stack.callback(ledger.close)
     return stream, ledger
+
+
+def _ledger(file: Path) -> Ledger:
+    """The ledger in a file, which the error names when it cannot be used."""
+    try:
+        return open_ledger(f"sqlite:///{file}", clock=time.time)
+    except Permanent as exc:
+        remedy = "move the file away and restore it from a backup"
+        raise Permanent(f"{file} cannot be used ({exc}): {remedy}") from exc
 
 
 def _server(address: Address, backend: LoopBackend) -> Server:
@@ -178,8 +188,7 @@ def _is_ready(backend: LoopBackend) -> bool:
 @contextmanager
 def _locked(state: Path) -> Iterator[None]:
     """The state folder, which one controller at a time may use."""
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "lock").open("w") as file:
+    with _lock_file(state) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
@@ -187,6 +196,14 @@ def _locked(state: Path) -> Iterator[None]:
                 f"another `understudy serve` uses the state folder {state}: end it, or give --state"
             ) from exc
         yield
+
+
+def _lock_file(state: Path) -> TextIO:
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        return (state / "lock").open("w")
+    except OSError as exc:
+        raise Permanent(f"the state folder {state} cannot be written: {exc}; give --state") from exc
 
 
 def _announce(api: str, router: str, *, is_json: bool) -> None:

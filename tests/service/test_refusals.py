@@ -53,7 +53,7 @@ def test_a_wrong_policy_is_refused_with_its_place(
 ) -> None:
     serve = make_serve(m=policy_text(models[0]).replace("window: 10s", "windov: 10s"))
     said = refused(serve)
-    assert f"{serve.policies / 'm.yaml'}:16:5: " in said
+    assert f"{serve.policies / 'm.yaml'}:14:5: " in said
     assert "did you mean 'window'" in said
 
 
