@@ -25,7 +25,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
-from controller.core import conduct
+from controller.core import admission, commands, conduct
 from controller.core.batch import MicroBatch, micro_batches
 from controller.core.decide.phases import IN_ROLLOUT, RESTING
 from controller.core.model import (
@@ -80,7 +80,7 @@ def _tick(
     state = learn_splits(state, micro)
     for event in micro.control:
         if isinstance(event, VersionEvent):
-            state = conduct.learn_version(state, event)
+            state = admission.learn_version(state, event)
     state, decisions, effects = _move(policy, state, _queue_moves(policy, state), micro)
     state, rejected = observe(policy, state, micro)
     if rejected:
@@ -115,7 +115,7 @@ def _move(
 def _queue_moves(policy: Policy, state: State) -> list[Move]:
     """What may begin or end at this tick, before its data are looked at."""
     first: list[Move] = [_first] if state.split.epoch == 0 else []
-    return [*first, _settled, partial(conduct.start_next, policy)]
+    return [*first, _settled, partial(admission.start_next, policy)]
 
 
 def _command_moves(policy: Policy, micro: MicroBatch) -> list[Move]:
@@ -126,15 +126,15 @@ def _command_moves(policy: Policy, micro: MicroBatch) -> list[Move]:
 
 def _verdict_moves(policy: Policy) -> list[Move]:
     """Who decides where neither the queue nor an operator did."""
-    return [partial(conduct.judge, policy), conduct.rest]
+    return [partial(conduct.judge, policy), admission.rest]
 
 
 def _settled(state: State) -> tuple[State, Ruling | None]:
-    return conduct.settle(state), None
+    return admission.settle(state), None
 
 
 def _obey(policy: Policy, event: CommandEvent, state: State) -> tuple[State, Ruling | None]:
-    return conduct.obey(policy, state, event)
+    return commands.obey(policy, state, event)
 
 
 def _first(state: State) -> tuple[State, Ruling | None]:

@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
-from controller.core import conduct
+from controller.core.admission import is_new
+from controller.core.commands import legal_operation
 from controller.core.model import Json, Operation, Reason, Report, Role, Version
 from controller.core.record import decision_document
 from controller.core.split import assign, propensity
@@ -204,7 +205,7 @@ class LoopBackend:
         """Offer a version."""
         state = self._turned[model].state
         name = str(version["version"])
-        if not conduct.is_new(state, name):
+        if not is_new(state, name):
             raise CommandError(f"{name} is the champion, or in the queue, or was tried already")
         known = Version(
             name=name,
@@ -254,7 +255,7 @@ class LoopBackend:
 
     def _require(self, model: str, operation: Operation) -> None:
         state = self._turned[model].state
-        if not conduct.legal_operation(state, operation):
+        if not legal_operation(state, operation):
             raise CommandError(f"{operation.value} does not fit: {model} is {state.phase.value}")
 
 

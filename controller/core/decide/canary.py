@@ -82,7 +82,9 @@ def _expired(canary: Canary, situation: Situation) -> Ruling:
     if canary.on_expiry == "promote" and not situation.evidence.candidate.n:
         # Whoever accepts a promotion without proof has not accepted one without a measurement.
         return Ruling(Verdict.HOLD, "expired", f"{reason}, but it has no outcome yet", weights)
-    verdict = Verdict.PROMOTE if canary.on_expiry == "promote" else Verdict.ROLL_BACK
+    if canary.on_expiry == "roll_back":
+        return Ruling(Verdict.ROLL_BACK, "expired", reason)
+    verdict = Verdict.PROMOTE if situation.is_last else Verdict.ADVANCE
     return Ruling(verdict, "expired", reason)
 
 

@@ -130,10 +130,16 @@ Arm: TypeAlias = Annotated[
         title="a version of at most 63 letters, digits, '-', '_' and '.', such as v1 or \"1.0\"",
     ),
 ]
+ENDPOINT: Final = (
+    r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):"
+    r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$"
+)
+"""A host and a port from 1 to 65535: one endpoint that Envoy refuses would hold every model."""
+
 Endpoint: TypeAlias = Annotated[
     str,
     Field(
-        pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$",
+        pattern=ENDPOINT,
         title="an address with its port, such as 127.0.0.1:9001",
     ),
 ]

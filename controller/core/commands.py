@@ -1,0 +1,69 @@
+"""What operators ask for, and whether it fits the phase."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from controller.core.conduct import candidate_outcomes, promote, roll_back, stage_kind
+from controller.core.decide.phases import ENTER, RESTING, Happening, after, is_legal
+from controller.core.model import CommandEvent, Operation, Phase, Ruling, Verdict
+from controller.core.policy import Policy
+from controller.core.state import State
+
+
+def legal_operation(state: State, operation: Operation) -> bool:
+    """Whether the operator's wish fits the phase."""
+    match operation:
+        case Operation.PROMOTE:
+            return state.is_judging and is_legal(state.phase, Happening.PROMOTE)
+        case Operation.ROLLBACK:
+            return state.is_judging and is_legal(state.phase, Happening.ROLL_BACK)
+        case Operation.PAUSE:
+            return state.phase is not Phase.PAUSED and is_legal(state.phase, Happening.PAUSE)
+        case Operation.RESUME:
+            return state.phase is Phase.PAUSED
+        case Operation.APPROVE | Operation.UNDO:
+            return False
+        case _:
+            assert_never(operation)
+
+
+def obey(policy: Policy, state: State, event: CommandEvent) -> tuple[State, Ruling]:
+    """Do what the operator asks; a wish that does not fit changes nothing, and says so."""
+    said = f"{event.command} by {event.by or 'an operator'}" + (
+        f": {event.reason}" if event.reason else ""
+    )
+    if not legal_operation(state, event.command):
+        reason = f"{said}: ignored, because the phase is {state.phase}"
+        return state, Ruling(Verdict.HOLD, "ignored", reason)
+    match event.command:
+        case Operation.PROMOTE:
+            return promote(state), Ruling(Verdict.PROMOTE, "operator", said)
+        case Operation.ROLLBACK:
+            return roll_back(policy, state), Ruling(Verdict.ROLL_BACK, "operator", said)
+        case Operation.PAUSE:
+            paused = after(state.phase, Happening.PAUSE)
+            state = replace(state, resume_phase=state.phase, phase=paused, paused_at=state.clock)
+            return state, Ruling(Verdict.HOLD, "paused", said)
+        case _:
+            return _resumed(policy, state), Ruling(Verdict.HOLD, "resumed", said)
+
+
+def _resumed(policy: Policy, state: State) -> State:
+    """Back to where it was paused; the pause is no part of the stage, the step starts anew."""
+    if state.resume_phase in RESTING or state.rollout is None:
+        return replace(state, phase=after(state.phase, Happening.REST), resume_phase=None)
+    pause_s = state.clock - state.paused_at
+    rollout = replace(
+        state.rollout,
+        stage_started=state.rollout.stage_started + pause_s,
+        weights_updated=state.rollout.weights_updated + pause_s,
+        step_started=state.clock,
+        step_outcomes=candidate_outcomes(state),
+    )
+    kind = stage_kind(policy, rollout)
+    is_held = state.resume_phase is Phase.HOLDING
+    happening = Happening.HOLD if is_held or not kind else ENTER[kind]
+    phase = after(state.phase, happening)
+    return replace(state, phase=phase, rollout=rollout, resume_phase=None)
