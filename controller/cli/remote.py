@@ -85,6 +85,8 @@ def _print_report(report: Mapping[str, Json]) -> None:
     health = report.get("health")
     if isinstance(health, dict) and health.get("trouble"):
         typer.echo(f"  HOLDING: {health['trouble']}")
+    if isinstance(health, dict) and health.get("split") != "in force":
+        typer.echo(f"  split: {health.get('split')}")
     arms = report["arms"]
     assert isinstance(arms, list)
     columns = (

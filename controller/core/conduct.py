@@ -10,30 +10,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, assert_never
 
-from controller.core import decide, estimate, join
+from controller.core import decide, estimate
 from controller.core.decide.phases import (
     ACTIVE,
     ENTER,
-    RESTING,
     Happening,
     after,
-    is_legal,
 )
-from controller.core.decide.situation import Situation, for_people
+from controller.core.decide.situation import Situation
 from controller.core.estimate import EstimatorSpec
 from controller.core.model import (
     BASIS,
-    CommandEvent,
     Health,
-    Operation,
     Phase,
-    Role,
     Rollout,
     Ruling,
     Split,
     Verdict,
-    Version,
-    VersionEvent,
 )
 from controller.core.policy import Policy
 from controller.core.state import State, with_arms, with_split
@@ -142,7 +135,9 @@ def _advanced(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruli
     rollout = replace(rollout, step_started=state.clock, step_outcomes=outcomes)
     phase = after(state.phase, ENTER[stages[rollout.stage].kind])
     state, entry = with_ruled_split(policy, replace(state, rollout=rollout, phase=phase))
-    entered = f"{ruling.reason}, {stages[rollout.stage].kind} at {share_of(entry, rollout.candidate)}"
+    entered = (
+        f"{ruling.reason}, {stages[rollout.stage].kind} at {share_of(entry, rollout.candidate)}"
+    )
     return state, replace(ruling, reason=entered)
 
 

@@ -83,10 +83,13 @@ class LoopBackend:
     def report(self, model: str) -> Report:
         """Where `model` stands; with the trouble that holds it, if any."""
         report = self._turned[model].report
-        trouble = self._trouble(model)
-        if trouble is None:
-            return report
-        return replace(report, health={**report.health, "trouble": trouble})
+        health = dict(report.health)
+        if (trouble := self._trouble(model)) is not None:
+            health["trouble"] = trouble
+        refusal = self._router.status().get("last_nack")
+        if refusal is not None and report.epoch_in_force < report.epoch:
+            health["split"] = f"refused by the router, the one before stays: {refusal}"
+        return replace(report, health=health)
 
     def decisions(
         self, model: str, *, after: int = 0, limit: int = 100, newest_first: bool = True

@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from controller.core.model import BASIS, NO_EPOCH, Json, Operation, Reason, Role
+from controller.core.policy.quantities import ENDPOINT
 from controller.errors import EventError
 
 MAX_EVENT_BYTES: Final = 65_536
@@ -42,6 +43,7 @@ _Time: TypeAlias = Annotated[
     float, Meta(ge=0, lt=1e11)
 ]  # 1e11 s is the year 5138; now in ms is more
 _Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
+_Endpoint: TypeAlias = Annotated[str, Meta(pattern=ENDPOINT, max_length=256)]
 _Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
 _Text: TypeAlias = Annotated[str, Meta(max_length=2_048)]
 _Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
@@ -103,7 +105,7 @@ class VersionLine(Struct, tag="version", frozen=True):
     version: _Name
     role: Role
     parent: _Name | None = None
-    endpoints: tuple[_Id, ...] = ()
+    endpoints: tuple[_Endpoint, ...] = ()
     trained_at: _Name | None = None
     metrics: dict[_Name, float] = {}
 
@@ -179,7 +181,7 @@ _EXPECTED: Final = {
     "weights": f"whole numbers from 0 per arm that sum to {BASIS}",
     "role": _one_of(Role),
     "command": _one_of(Operation),
-    "endpoints": "a list of texts of 1 to 256 characters",
+    "endpoints": "a list of HOST:PORT, such as 127.0.0.1:9001",
     "trained_at": "an RFC 3339 time",
     "metrics": "finite numbers by name",
     "reason": "a text of at most 2048 characters",

@@ -77,6 +77,6 @@ def split():
 
     def make(epoch):
         weights = {"v2": 500, "v1": 9_500}
-        return SetSplit(Split(epoch, "v1", weights, "salt", ("v2",), {"v3": 100}))
+        return SetSplit(abs(epoch), Split(epoch, "v1", weights, "salt", ("v2",), {"v3": 100}))
 
     return make

@@ -263,6 +263,7 @@ REWARDS = st.fixed_dictionaries(
     },
     optional={"id": TEXT, "request_id": TEXT},
 )
+ENDPOINT = st.sampled_from(["127.0.0.1:1", "[::1]:65535", "model-1.svc:8080"])
 WEIGHTS = st.integers(0, 10_000).map(lambda w: {"v1": 10_000 - w, "v2": w})
 CONTROLS = st.one_of(
     st.builds(Tick, st.just(0), TIME),
@@ -274,7 +275,7 @@ CONTROLS = st.one_of(
         TEXT,
         st.sampled_from(Role),
         st.none() | TEXT,
-        st.lists(TEXT, max_size=3).map(tuple),
+        st.lists(ENDPOINT, max_size=3).map(tuple),
         st.none() | TEXT,
         st.dictionaries(TEXT, FINITE, max_size=3),
     ),

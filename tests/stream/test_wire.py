@@ -212,8 +212,14 @@ LONG = '"' + "x" * 56 + "..."
         (VERSION, "version", MISSING, "nothing", A_NAME),
         (VERSION, "role", "boss", '"boss"', "one of champion, candidate"),
         (VERSION, "parent", 1, "1", A_NAME),
-        (VERSION, "endpoints", "h:1", '"h:1"', "a list of texts of 1 to 256 characters"),
-        (VERSION, "endpoints", [1], "[1]", "a list of texts of 1 to 256 characters"),
+        (
+            VERSION,
+            "endpoints",
+            ["h:70000"],
+            '["h:70000"]',
+            "a list of HOST:PORT, such as 127.0.0.1:9001",
+        ),
+        (VERSION, "endpoints", [1], "[1]", "a list of HOST:PORT, such as 127.0.0.1:9001"),
         (VERSION, "trained_at", 5, "5", "an RFC 3339 time"),
         (VERSION, "metrics", {"a": None}, '{"a":null}', "finite numbers by name"),
         (
