@@ -53,14 +53,15 @@ class Process(msgspec.Struct, frozen=True):
         _reap(self.pid)
 
 
-_ORPHAN = '(sleep 0.05; exec "$@") </dev/null >>"$0" 2>&1 & echo $!'
+_ORPHAN = '(while kill -0 $$ 2>&-; do sleep 0.01; done; exec "$@") </dev/null >>"$0" 2>&1 & echo $!'
 
 
 def spawn(program: Path, arguments: Sequence[str], *, output: Path) -> Process:
     """Start a program in a session of its own, its output appended to a file.
 
-    It is started by a shell that ends before it begins, so it is nobody's child: this Envoy was
-    seen to get a SIGTERM at the moment when the controller that was its parent was killed.
+    It is started by a shell that has ended before it begins, so it is nobody's child: Envoy asks
+    the kernel for a SIGTERM at the death of its parent (PR_SET_PDEATHSIG), which the controller
+    must not be.
     """
     command = ["/bin/sh", "-c", _ORPHAN, str(output), str(program), *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, start_new_session=True)

@@ -15,7 +15,8 @@ from tests.service.conftest import ROOT, Serve, policy_text, run, until
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, models: list[int]) -> Iterator[Serve]:
-    made = Serve(tmp_path_factory.mktemp("commands"), {"m": policy_text(models[0])})
+    policy = policy_text(models[0]).replace("  stages:", "  gates: {cooldown: 0s}\n  stages:")
+    made = Serve(tmp_path_factory.mktemp("commands"), {"m": policy})
     yield made.start()
     made.end()
 
@@ -49,10 +50,11 @@ def test_a_rollout_by_hand_from_offer_to_replay(live: Serve, models: list[int]) 
         done = live.cli(command, "m", "--reason", "incident 12")
         assert done.code == 0, done.err
         assert live.cli("status", "m", "--wait", phase, "--timeout", "10s").code == 0, phase
-    again = live.cli("pause", "m")
+    again = live.cli("rollback", "m")
     assert again.code == 1
     assert "does not fit" in again.err
     live.offer("v3", models[2])
+    assert live.cli("status", "m", "--wait", "ramping", "--timeout", "10s").code == 0
     assert live.cli("promote", "m", "--reason", "we know it").code == 0
     until(lambda: live.arms()["arms"][0]["weight_in_force"] is not None, 5, "a report")
     until(lambda: live.get("/v1/models/m")["champion"] == "v3", 10, "v3 is the champion")
