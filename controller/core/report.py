@@ -33,7 +33,8 @@ SIGNIFICANT = 9
 
 def report(policy: Policy, state: State) -> Report:
     """Where the model stands."""
-    rollout = state.rollout if state.phase is not Phase.IDLE else None
+    is_shown = state.is_judging or state.phase not in (Phase.IDLE, Phase.PAUSED)
+    rollout = state.rollout if is_shown else None
     evidence = _evidence(state)
     candidate = rollout.candidate if rollout and state.is_judging else None
     return Report(

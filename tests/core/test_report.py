@@ -121,3 +121,17 @@ def test_without_a_rollout_there_is_no_evidence_and_no_condition():
 )
 def test_numbers_keep_nine_digits_and_what_is_not_finite_is_null(value, expected):
     assert rounded(value) == expected
+
+
+def test_a_model_paused_at_rest_shows_no_stage_of_the_rollout_that_is_over():
+    log = Log()
+    log.tick(0)
+    log.version(1, "v2")
+    log.tick(2)
+    log.command(3, "rollback")
+    log.tick(4)
+    log.command(70, "pause")
+    log.tick(71)
+    state = run(policy(CANARY), log.lines).state
+    shown = report(policy(CANARY), state)
+    assert (shown.phase, shown.stage, shown.candidate) == (Phase.PAUSED, "", None)
