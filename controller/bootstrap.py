@@ -38,7 +38,7 @@ from controller.router.envoy import LocalEnvoy
 from controller.router.server import ControlPlane
 from controller.router.snapshot import RoutedModel, Snapshot, snapshot
 from controller.router.tail import Tail
-from controller.settings import Address, Settings
+from controller.settings import Address, Settings, policy_text
 from controller.stream import Mark, Stream, open_stream
 
 ROTATE_BYTES = 64 << 20
@@ -73,7 +73,7 @@ def read_policies(folder: Path) -> list[PolicySource]:
         raise PolicyError(str(folder), (fault,))
     found: dict[str, PolicySource] = {}
     for file in files:
-        text = file.read_text(encoding="utf-8")
+        text = policy_text(file)
         policy = parse(text, str(file))
         if policy.model in found:
             fault = Problem("metadata.name", policy.model, "a model that no other policy is of")
@@ -126,6 +126,7 @@ def _wired(
         sources=[AccessLog(envoy, stream.mark(ACCESS_LOG))],
         clock=time.time,
         told=backend.told,
+        worried=backend.worried,
     )
     backend.wheel = wheel
     return backend, wheel

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.errors import UnderstudyError
+from controller.errors import PolicyError, Problem, UnderstudyError
 
 
 class SettingsError(UnderstudyError):
@@ -50,3 +50,12 @@ def default_state() -> Path:
     """The XDG state folder."""
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "understudy"
+
+
+def policy_text(file: Path) -> str:
+    """The text of a policy file; raises PolicyError when it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        fault = Problem("", f"no readable file ({exc})", "a policy in YAML")
+        raise PolicyError(str(file), (fault,)) from exc

@@ -138,7 +138,7 @@ class ModelReport(Summary):
                         }
                     ],
                     "lift": {"v2": {"estimate": 0.04, "interval": [-0.01, 0.09]}},
-                    "health": {"log_sample_ratio": -2.1},
+                    "health": {"sample_ratio": "ok", "unattributed": 0, "split": "in force"},
                     "rejected": {"orphan": 3, "late": 1},
                 }
             ]

@@ -20,7 +20,7 @@ from controller.cli.printing import Output, print_rows, print_value
 from controller.core.model import Json, Operation
 from controller.core.policy import parse, position, schema, warnings
 from controller.errors import PolicyError, UnderstudyError
-from controller.settings import Address, Settings, default_state
+from controller.settings import Address, Settings, default_state, policy_text
 
 app = typer.Typer(
     name="understudy",
@@ -115,15 +115,11 @@ def check(files: Annotated[list[Path], typer.Argument(help="Policy files.")]) ->
     faulty = False
     for file in files:
         try:
-            text = file.read_text(encoding="utf-8")
+            text = policy_text(file)
             policy = parse(text, str(file))
         except PolicyError as exc:
             faulty = True
             typer.echo(str(exc))
-            continue
-        except (OSError, UnicodeDecodeError) as exc:
-            faulty = True
-            typer.echo(f"{file}: found no readable file ({exc}), expected a policy in YAML")
             continue
         for advice in warnings(policy):
             line, column = position(text, advice.path)
@@ -155,7 +151,7 @@ def replay(
     """The decisions that recorded events lead to."""
     from controller.sim import replay as replaying
 
-    policy = parse(_text(file), str(file))
+    policy = parse(policy_text(file), str(file))
     if not events.is_file():
         raise UnderstudyError(f"{events}: found no file, expected recorded events, one JSON a line")
     period_s = None if replaying.has_ticks(events) else interval or replaying.INTERVAL_S
@@ -335,13 +331,6 @@ def _metric(text: str) -> tuple[str, float]:
 
 def _state(given: Path | None) -> Path:
     return default_state() if given is None else given
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UnderstudyError(f"{file}: found no readable file ({exc})") from exc
 
 
 def main(argv: list[str] | None = None) -> Any:

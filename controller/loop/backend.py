@@ -66,6 +66,15 @@ class LoopBackend:
         history.append(report)
         if len(history) > HISTORY:
             self._history[model] = deque(list(history)[::2])
+        self._publish(model)
+
+    def worried(self) -> None:
+        """What holds a model, or the log or the router, came or went: people see it at once."""
+        for model in self._turned:
+            self._publish(model)
+
+    def _publish(self, model: str) -> None:
+        report = self.report(model)
         for queue in self._listeners:
             queue.put_nowait(report)
 
@@ -165,14 +174,16 @@ class LoopBackend:
         lines: dict[str, list[bytes]] = {}
         refused: list[tuple[str, str, bytes]] = []
         for event in events:
-            if isinstance(event, Canonical) and self._fault(event, latest) is None:
-                assert event.model is not None
-                lines.setdefault(event.model, []).append(event.line)
-                errors.append(None)
+            if isinstance(event, EventError):
+                refused.append((event.reason, str(event), event.event))
+                errors.append(str(event))
                 continue
-            reason, error, text = _refusal(event, latest, self)
-            refused.append((reason, error, text))
-            errors.append(error)
+            fault = self._fault(event, latest)
+            errors.append(fault)
+            if fault is not None:
+                refused.append((Reason.MALFORMED, fault, event.line))
+            elif event.model is not None:
+                lines.setdefault(event.model, []).append(event.line)
         if lines:
             await self._wheel.append(lines)
         if refused:
@@ -260,12 +271,3 @@ class LoopBackend:
         state = self._turned[model].state
         if not legal_operation(state, operation):
             raise CommandError(f"{operation.value} does not fit: {model} is {state.phase.value}")
-
-
-def _refusal(
-    event: Canonical | EventError, latest: float, backend: LoopBackend
-) -> tuple[str, str, bytes]:
-    if isinstance(event, EventError):
-        return event.reason, str(event), event.event
-    fault = backend._fault(event, latest)  # noqa: SLF001 - the same room
-    return Reason.MALFORMED, fault or "", event.line

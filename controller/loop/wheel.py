@@ -112,6 +112,7 @@ class Wheel:
         sources: Sequence[Source],
         clock: Clock,
         told: Callable[[str, Turned], None],
+        worried: Callable[[], None],
     ) -> None:
         self._folds = {fold.model: fold for fold in folds}
         self._stream = stream
@@ -120,6 +121,7 @@ class Wheel:
         self._sources = sources
         self._clock = clock
         self._told = told
+        self._worried = worried
         self._turn_lock = asyncio.Lock()
         self._asked = asyncio.Event()
         self._stopping = False
@@ -191,7 +193,8 @@ class Wheel:
         except Exception as exc:  # noqa: BLE001 - the loop must survive and hold
             self._trouble(who, exc)
             return False
-        self.troubles.pop(who, None)
+        if self.troubles.pop(who, None) is not None:
+            self._worried()
         return True
 
     async def _drain(self) -> None:
@@ -300,7 +303,9 @@ class Wheel:
     def _trouble(self, model: str, exc: Exception) -> None:
         """Hold, and say why. A bug is logged with its trace."""
         sentence = f"{type(exc).__name__}: {exc}"
-        if self.troubles.get(model) != sentence:
-            is_bug = isinstance(exc, InvariantError) or not isinstance(exc, UnderstudyError)
-            log.error("holding", model=model, reason=sentence, exc_info=exc if is_bug else None)
+        if self.troubles.get(model) == sentence:
+            return
+        is_bug = isinstance(exc, InvariantError) or not isinstance(exc, UnderstudyError)
+        log.error("holding", model=model, reason=sentence, exc_info=exc if is_bug else None)
         self.troubles[model] = sentence
+        self._worried()

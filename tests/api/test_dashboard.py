@@ -133,3 +133,18 @@ def test_a_promoted_version_is_not_compared_with_itself(page: Page) -> None:
         page.wait("document.body.innerText.includes('champion v2')")
         assert "against" not in page.text()
         page.open("about:blank", width=100, height=100)
+
+
+def test_what_holds_a_model_is_shown_and_goes_when_it_is_over(page: Page) -> None:
+    with serving("digits") as own:
+        page.open(own.url, width=1200, height=900)
+        page.wait("document.querySelectorAll('.plot .line').length == 2")
+        assert page.value("document.querySelector('.alert').innerText") == ""
+        sound = own.fake.reports["digits"]
+        health = {"trouble": "Retryable: the disk is full", "split": "refused by the router: no"}
+        own.publish(replace(sound, health=health))
+        page.wait("document.querySelector('.alert').innerText.includes('the disk is full')")
+        assert "refused by the router: no" in page.text()
+        own.publish(sound)
+        page.wait("document.querySelector('.alert').innerText == ''")
+        page.open("about:blank", width=100, height=100)

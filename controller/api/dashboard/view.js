@@ -16,6 +16,15 @@ const COLUMNS = [
   ["bar", "Interval"],
 ];
 
+// What is wrong beside the rollout itself; an unconfirmed split shows as wanted against in force.
+function worries(health) {
+  const found = [];
+  if (health.trouble) found.push(`Holding: ${health.trouble}`);
+  if (String(health.split ?? "").startsWith("refused")) found.push(`Split ${health.split}`);
+  if (health.sample_ratio === "mismatch") found.push("Sample ratio mismatch");
+  return found;
+}
+
 export class ModelView {
   constructor(model, isOpen) {
     this.model = model;
@@ -30,6 +39,7 @@ export class ModelView {
     this.phase = h("span", { class: "phase" });
     this.stage = h("span", { class: "stage" });
     this.reason = h("p", { class: "reason" });
+    this.alert = h("p", { class: "alert", role: "status" });
     this.facts = h("p", { class: "facts" });
     this.split = h("div", { class: "split", role: "img" });
     this.body = h("tbody", { role: "rowgroup" });
@@ -44,7 +54,7 @@ export class ModelView {
         h("div", {}, h("h3", {}, "Decisions"), this.decisions),
         h("div", {}, h("h3", {}, "Events not used"), this.rejected)));
     this.element = h("details", { class: "model", id: `model-${this.model}`, open: isOpen },
-      h("summary", {}, h("div", { class: "title" }, h("h2", { id: heading }, this.model), this.phase, this.stage), this.reason),
+      h("summary", {}, h("div", { class: "title" }, h("h2", { id: heading }, this.model), this.phase, this.stage), this.reason, this.alert),
       this.section);
     this.element.addEventListener("toggle", () => this.#plot());
   }
@@ -114,6 +124,7 @@ export class ModelView {
     this.phase.dataset.phase = report.phase;
     text(this.stage, report.stage === "canary" ? `canary, step ${report.step + 1}` : report.stage);
     text(this.reason, report.reason);
+    text(this.alert, worries(report.health).join(" · "));
     const facts = [`champion ${report.champion}`];
     if (report.candidate) facts.push(`candidate ${report.candidate}`);
     if (report.queue.length) facts.push(`waiting: ${report.queue.join(", ")}`);
