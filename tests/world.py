@@ -98,6 +98,7 @@ def _exposures(
         propensity=np.full(n, np.nan),
         status=np.full(n, 200),
         latency_ms=np.full(n, np.nan),
+        segment=np.full(n, -1),
     )
 
 

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import TypeVar, get_args, get_type_hints
 
 import numpy as np
 
 from controller.core.model import (
     CommandEvent,
+    Covariates,
     EventBatch,
     Exposures,
     Rejected,
     Rewards,
     SplitEvent,
+    Tallies,
     Tick,
     VersionEvent,
 )
 
-Columns = TypeVar("Columns", Exposures, Rewards)
+Columns = TypeVar("Columns", Exposures, Rewards, Covariates, Tallies)
+Exposed = TypeVar("Exposed", Exposures, Tallies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class MicroBatch:
     shadows: Exposures
     control: tuple[SplitEvent | VersionEvent | CommandEvent, ...]
     rejected: tuple[Rejected, ...]
+    covariates: Covariates
+    tallies: Tallies
 
 
 def micro_batches(
@@ -70,6 +75,8 @@ def between(batch: EventBatch, start: int, end: int) -> EventBatch:
         shadows=_between(batch.shadows, start, end),
         control=tuple(event for event in batch.control if start <= event.offset < end),
         rejected=tuple(event for event in batch.rejected if start <= event.offset < end),
+        covariates=None if batch.covariates is None else _between(batch.covariates, start, end),
+        tallies=None if batch.tallies is None else _between(batch.tallies, start, end),
     )
 
 
@@ -85,15 +92,25 @@ def _merge(pieces: Sequence[EventBatch], tick: Tick) -> MicroBatch:
             names.setdefault(name, len(names))
     translations = [np.array([names[n] for n in p.names], dtype=np.int64) for p in pieces]
     pairs = list(zip(pieces, translations, strict=True))
+    tallies = [(p.tallies, t) for p, t in pairs if p.tallies is not None]
+    covariates = [p.covariates for p in pieces if p.covariates is not None]
     return MicroBatch(
         tick=tick,
         names=tuple(names),
-        exposures=_concatenate([_renamed(p.exposures, "arm", t) for p, t in pairs], Exposures),
+        exposures=_concatenate([_exposures(p.exposures, t) for p, t in pairs], Exposures),
         rewards=_concatenate([_renamed(p.rewards, "name", t) for p, t in pairs], Rewards),
-        shadows=_concatenate([_renamed(p.shadows, "arm", t) for p, t in pairs], Exposures),
+        shadows=_concatenate([_exposures(p.shadows, t) for p, t in pairs], Exposures),
         control=tuple(e for p in pieces for e in p.control if not isinstance(e, Tick)),
         rejected=tuple(e for p in pieces for e in p.rejected),
+        covariates=_concatenate(covariates, Covariates),
+        tallies=_concatenate([_exposures(c, t) for c, t in tallies], Tallies),
     )
+
+
+def _exposures(columns: Exposed, translation: np.ndarray) -> Exposed:
+    renamed = _renamed(columns, "arm", translation)
+    # -1, "none", must stay what it is
+    return _renamed(renamed, "segment", np.append(translation, -1))
 
 
 def _renamed(columns: Columns, column: str, translation: np.ndarray) -> Columns:
@@ -114,17 +131,13 @@ def _column(parts: Sequence[Columns], kind: type[Columns], name: str) -> np.ndar
     return np.empty(0, dtype=DTYPES[kind][name])
 
 
-_FLOATS = frozenset({"time", "propensity", "latency_ms", "value"})
-_KEYS = frozenset({"request", "unit", "id"})
+def _dtypes(kind: type) -> dict[str, type[np.generic]]:
+    """The scalar type that a column's annotation names."""
+    hints = get_type_hints(kind)
+    return {f.name: get_args(get_args(hints[f.name])[1])[0] for f in fields(kind)}
 
 
-def _dtype(name: str) -> type[np.float64 | np.uint64 | np.int64]:
-    if name in _FLOATS:
-        return np.float64
-    return np.uint64 if name in _KEYS else np.int64
-
-
-DTYPES = {kind: {f.name: _dtype(f.name) for f in fields(kind)} for kind in (Exposures, Rewards)}
+DTYPES = {kind: _dtypes(kind) for kind in (Exposures, Rewards, Covariates, Tallies)}
 """The types of the columns, for batches without rows."""
 
 

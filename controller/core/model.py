@@ -105,6 +105,7 @@ class Exposures:
     propensity  float64 in (0, 1], NaN when not given
     status      int64, HTTP status; 0 when the user got no answer
     latency_ms  float64, NaN when not given
+    segment     int64, index into the batch's `names`; -1 when not given
     """
 
     offset: Int
@@ -116,6 +117,7 @@ class Exposures:
     propensity: Float
     status: Int
     latency_ms: Float
+    segment: Int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +143,72 @@ class Rewards:
 
 
 @dataclass(frozen=True, slots=True)
+class Covariates:
+    """What was known of units before they entered a rollout; all arrays (n,), in log order.
+
+    offset  int64
+    unit    uint64, xxh64 of the unit
+    value   float64, finite
+    """
+
+    offset: Int
+    unit: Key
+    value: Float
+
+
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """What somebody else's joiner counted: sums over exposures that share their columns.
+
+    A partition's worker, or a simulation, joins events itself and sends these instead of the
+    events; they are the same sums that this model's own joiner makes of a micro-batch. All arrays
+    (n,), in any order.
+
+    offset    int64
+    time      float64, epoch seconds of the exposures (their middle)
+    epoch     int64, the split that they were routed with
+    segment   int64, index into the batch's `names`; -1: none
+    arm       int64, index into the batch's `names`
+    exposures, errors              answered requests; failed ones
+    entered, entered_errors        of these, those with which a unit enters the analysis
+    matured                        analysed units whose exposure the watermark has reached
+    events, delay                  of these, units whose first reward above the default came now;
+                                   seconds from the exposures to these rewards, on average
+    outcomes, joined, value        closed exposures; those with a reward; sum of their values
+    analysed, analysed_value       of these, those that are analysed; sum of their values
+    lapsed                         analysed units that closed without an event
+    All counts are float64.
+    """
+
+    offset: Int
+    time: Float
+    epoch: Int
+    segment: Int
+    arm: Int
+    exposures: Float
+    errors: Float
+    entered: Float
+    entered_errors: Float
+    matured: Float
+    events: Float
+    delay: Float
+    outcomes: Float
+    joined: Float
+    value: Float
+    analysed: Float
+    analysed_value: Float
+    lapsed: Float
+
+
+@dataclass(frozen=True, slots=True)
 class SplitEvent:
-    """A split is in force at the routers."""
+    """A split is in force at the routers; `segments` as in `Split`."""
 
     offset: int
     time: float
     epoch: int
     weights: dict[str, int]
+    segments: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +223,7 @@ class VersionEvent:
     endpoints: tuple[str, ...] = ()
     trained_at: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    covariates: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +256,7 @@ class EventBatch:
     `start` is the offset of the first event and `start + count` that of the first event after
     the batch. `names` is the dictionary of the columns `arm` and `name`. `shadows` are answers of
     mirrored requests, which no user saw. `control` stands in log order. `rejected` are events that
-    could not even be decoded.
+    could not even be decoded. `covariates` and `tallies` are None where there are none.
     """
 
     start: int
@@ -205,6 +267,8 @@ class EventBatch:
     shadows: Exposures
     control: tuple[ControlEvent, ...]
     rejected: tuple[Rejected, ...] = ()
+    covariates: Covariates | None = None
+    tallies: Tallies | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +290,9 @@ class Split:
     `anchors` places each candidate on the circle of units (see `core.split`), in the order in
     which candidates joined; the champion fills what they leave. `mirror` is the share in basis
     points of requests that are copied to an arm whose answers no user sees.
+
+    `segments` are weights of their own for requests whose header `segment_header` has that value;
+    all others get `weights`, the pooled split.
     """
 
     epoch: int
@@ -234,6 +301,8 @@ class Split:
     salt: str
     anchors: tuple[str, ...] = ()
     mirror: dict[str, int] = field(default_factory=dict)
+    segment_header: str = ""
+    segments: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +357,78 @@ class Cell:
     s0: float
     n1: float
     s1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Counts of one micro-batch that are alike in everything the e-processes look at.
+
+    All arrays (m,), in any order.
+
+    candidate  int64, index into the rollout's candidates
+    stratum    int64, what was routed with one split; only equality has a meaning
+    bin        int64, covariate bin of the units; 0: nothing known of them
+    pi         float64, probability of the candidate given that it was the champion or the candidate
+    n0, s0     float64, champion: number of trials, sum of values in [0, 1]
+    n1, s1     float64, candidate: the same
+    """
+
+    candidate: Int
+    stratum: Int
+    bin: Int
+    pi: Float
+    n0: Float
+    s0: Float
+    n1: Float
+    s1: Float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Analysed outcomes of one micro-batch, of a reward that is an amount; in exposure order.
+
+    arm      (n,) int64, 0 for the champion, 1 + c for candidate c of the rollout
+    stratum  (n,) int64, as in `Cells`
+    bin      (n,) int64, as in `Cells`
+    pi       (n, C) float64, as in `Cells` for each candidate; NaN where the row says nothing of it
+    value    (n,) float64, as it was reported
+    """
+
+    arm: Int
+    stratum: Int
+    bin: Int
+    pi: Float
+    value: Float
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What became of analysed units in one micro-batch: entries, first rewards, ends.
+
+    All arrays (m,), in any order. A unit is at risk from `matured` until `events` or `lapsed`.
+
+    stratum, arm  int64, as in `Sample`
+    segment       int64, index into the state's segments; -1: none
+    time          float64, epoch seconds of the exposures
+    matured       units whose exposure the watermark reached now
+    events        units whose first reward above the default came now; `event_value` their sum,
+                  `delay` the mean seconds from exposure to reward
+    lapsed        units that closed, or got a reward not above the default, without an event
+    closed, value, square  units that closed now; sum of their values and of the values' squares
+    """
+
+    stratum: Int
+    segment: Int
+    arm: Int
+    time: Float
+    matured: Float
+    events: Float
+    event_value: Float
+    delay: Float
+    lapsed: Float
+    closed: Float
+    value: Float
+    square: Float
 
 
 # --- estimate -> decide -----------------------------------------------------------------------

@@ -213,6 +213,7 @@ def _exposures(offset: Int, events: Sequence[object], index: dict[str, int]) -> 
         propensity=_floats(events, "propensity"),
         status=_ints(events, "status"),
         latency_ms=_floats(events, "latency_ms"),
+        segment=np.full(len(events), -1),
     )
 
 

@@ -172,6 +172,7 @@ def test_columns_and_decisions_of_the_core_can_be_kept(decide):
         column.astype(float),
         column,
         column.astype(float),
+        column,
     )
     exposures = dataclasses.replace(exposures, time=column.astype(float))
     assert same(decode(Exposures, encode(exposures)), exposures)

@@ -81,6 +81,10 @@ def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
     return limits
 
 
+def _ordered_or_none(limits: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if limits is None else _ordered(limits)
+
+
 class Reward(Object):
     """The event that says how good an answer was."""
 
@@ -104,6 +108,25 @@ class Reward(Object):
     """Whether more is better, or less."""
     grace: PositiveDuration = written("60s")
     """How long an event may come after its place in the log."""
+    kind: Literal["auto", "binary", "continuous"] = "auto"
+    """Whether a value is a yes or no (or a share of yes), or an amount. `auto`: the former when the
+    range is [0, 1]."""
+    min_units: Count = 1
+    """How many distinct units of a candidate must have been judged before it can be promoted."""
+    contamination: Share = written("0%")
+    """The share of rewards that may be forged without leading to a wrong verdict."""
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether values are yes or no, or a share of it."""
+        return self.kind == "binary" or (self.kind == "auto" and self.range == (0, 1))
+
+    @classmethod
+    def _broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
+        limits = values.get("range")
+        low = limits[0] if isinstance(limits, list | tuple) and limits else 0
+        if values.get("kind") == "binary" and low != 0:
+            yield "a range that begins at 0, such as [0, 1], with kind binary"
 
     @field_validator("default")
     @classmethod
@@ -125,6 +148,20 @@ class Guardrail(Object):
     """The quantile of latency that is compared; with metric latency only."""
     event: Text | None = None
     """The name of the reward event that is compared; with metric reward only."""
+    window: PositiveDuration | None = None
+    """Its attribution window; without it that of the reward. With metric reward only."""
+    default: Number | None = None
+    """The value of an exposure without such an event; without it that of the reward. With metric
+    reward only."""
+    range: Annotated[
+        tuple[Number, Number] | None,
+        AfterValidator(_ordered_or_none),
+        Field(title="two numbers [low, high] with low < high, such as [0, 1]"),
+    ] = None
+    """Its least and greatest value; without it those of the reward. With metric reward only."""
+    aggregate: Literal["first", "last", "sum", "max", "mean"] | None = None
+    """What becomes of several such events for one exposure; without it as for the reward. With
+    metric reward only."""
 
     @classmethod
     def _broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
@@ -133,6 +170,8 @@ class Guardrail(Object):
             yield "a quantile with metric latency, and with no other"
         if (metric == "reward") != (given(values, "event") == 1):
             yield "an event with metric reward, and with no other"
+        if metric != "reward" and given(values, "window", "default", "range", "aggregate"):
+            yield "window, default, range and aggregate with metric reward only"
 
 
 class Shadow(Object):
@@ -169,6 +208,9 @@ class Canary(Object):
     """The chance, over the whole stage, to roll back a candidate that is not worse."""
     false_promotion: OpenShare = written("1%")
     """The chance to promote a candidate that is worse by more than the margin."""
+    budget: Share = written("0.5%")
+    """The share of all reward that a step may put at risk: the next step is taken when its share
+    times the greatest loss that the evidence leaves possible is at most this."""
     max_duration: PositiveDuration = written("1d")
     """When the stage ends without enough evidence."""
     on_expiry: Literal["hold", "promote", "roll_back"] = "hold"
@@ -190,6 +232,15 @@ class Ab(Object):
     """When the test ends without enough evidence."""
 
 
+class Segments(Object):
+    """Requests that are steered apart from each other: one split per value of a header."""
+
+    header: HeaderName
+    """The header whose value names the segment."""
+    max: Count = 20
+    """How many segments have a split of their own, the largest first; the rest share the pooled."""
+
+
 class Thompson(Object):
     """Gives each arm the share that equals its probability to be the best."""
 
@@ -205,6 +256,8 @@ class Thompson(Object):
     """The expected relative loss of promoting that is tolerated."""
     min_outcomes: Count = 500
     """How many outcomes of the candidate are needed before it can be promoted."""
+    segments: Segments | None = None
+    """Learn and steer per segment; without it all requests are alike."""
 
 
 class Stage(Object):
@@ -266,6 +319,15 @@ class Freeze(Object):
     """How long it lasts."""
 
 
+class DataHealth(Object):
+    """When the data are not to be trusted, and the rollout holds."""
+
+    stale_after: PositiveDuration = written("10m")
+    """How long no request may have been answered."""
+    join_rate: Share = written("50%")
+    """The share of outcomes with a reward must not fall below this part of what it was before."""
+
+
 class Gates(Object):
     """What must be so before a candidate may go on."""
 
@@ -325,6 +387,8 @@ class Spec(Object):
     """How versions that come during a rollout are treated."""
     gates: Gates = written({})
     """Conditions apart from the evidence of the stages."""
+    health: DataHealth = written({})
+    """When the data are not to be trusted."""
     deploy: Deploy | None = None
     """What carries out a promotion; without it the router alone does."""
     notify: tuple[Notification, ...] = ()
