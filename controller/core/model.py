@@ -500,21 +500,42 @@ class Health:
     rewards: int
 
 
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """Whether the data can be trusted: signals hold a rollout, they never roll back.
+
+    log_exposures, log_outcomes, log_dropped  log e-values against "arms got, closed and lost what
+                  the splits say"; the largest of the candidates'
+    rewards       closed exposures of the rollout to which a reward was joined
+    join_fall     (now, before): shares of outcomes with a reward, where it fell too far; else None
+    silent_s      seconds since a request was answered; what is too many stands in stale_after_s
+    """
+
+    log_exposures: float
+    log_outcomes: float
+    log_dropped: float
+    rewards: int
+    join_fall: tuple[float, float] | None = None
+    silent_s: float = 0.0
+    stale_after_s: float = float("inf")
+
+
 # --- decide -> shell --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One candidate's way through the stages.
+    """The way of a candidate, or of several at once, through the stages.
 
+    candidates      in the order in which they joined; those in `dropped` are out again
     stage, step     indices from 0 into the policy's stages and into a canary's steps
     started, stage_started, step_started   event times
-    stage_outcomes, step_outcomes  analysed units of the candidate when the stage, the step began
+    stage_outcomes, step_outcomes  analysed units of each candidate when the stage, the step began
     resume_phase    the phase to return to after `paused`
     """
 
     id: str
-    candidate: str
+    candidates: tuple[str, ...]
     champion: str
     salt: str
     stage: int
@@ -522,11 +543,22 @@ class Rollout:
     started: float
     stage_started: float
     step_started: float
-    stage_outcomes: int = 0
-    step_outcomes: int = 0
+    dropped: tuple[str, ...] = ()
+    stage_outcomes: dict[str, int] = field(default_factory=dict)
+    step_outcomes: dict[str, int] = field(default_factory=dict)
     shadow_answers: int = 0
     weights_updated: float = 0.0
     resume_phase: Phase | None = None
+
+    @property
+    def live(self) -> tuple[str, ...]:
+        """The candidates that are still in."""
+        return tuple(name for name in self.candidates if name not in self.dropped)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The champion, then every candidate that ever was in: what estimators count by."""
+        return (self.champion, *self.candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -536,6 +568,8 @@ class Ruling:
     cause    a short constant word: decisions are recorded when it changes
     reason   one sentence with the numbers, for people
     weights  the split wanted from now on; None leaves it as it is
+    segments weights of their own, by header value
+    candidate  whom the verdict means, where there are several
     """
 
     verdict: Verdict
@@ -543,6 +577,8 @@ class Ruling:
     reason: str
     weights: dict[str, int] | None = None
     mirror: dict[str, int] | None = None
+    segments: dict[str, dict[str, int]] | None = None
+    candidate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -626,7 +662,11 @@ class ArmReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Where a model stands, for people: contract 4.4, `/v1/models/{model}/arms`."""
+    """Where a model stands, for people: contract 4.4, `/v1/models/{model}/arms`.
+
+    candidate  the first of `candidates`: those that are in the rollout now
+    segments   splits of their own by header value, basis points, where the policy has segments
+    """
 
     model: str
     time: float
@@ -640,8 +680,10 @@ class Report:
     reason: str
     champion: str
     candidate: str | None
+    candidates: tuple[str, ...]
     queue: tuple[str, ...]
     arms: tuple[ArmReport, ...]
     lift: dict[str, Lift]
+    segments: dict[str, dict[str, int]]
     health: dict[str, Json]
     rejected: dict[str, int]
