@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from controller.core.policy.manifest import Ab, Canary, Policy, Thompson
+from controller.core.policy.manifest import Policy
+from controller.core.policy.stages import Ab, Canary, Thompson
 
 _ARMS: Final = 2  # the champion and one candidate: more of them queue
 
