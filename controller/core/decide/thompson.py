@@ -109,7 +109,8 @@ def _by_best(thompson: Thompson, situation: Situation, best: Sequence[float]) ->
     An arm without traffic can neither be compared with nor come back.
     """
     names = (situation.rollout.champion, *situation.rollout.live)
-    floor = min(max(thompson.floor, 1 / BASIS), 1 / len(names))
+    most = BASIS // len(names) / BASIS
+    floor = min(max(thompson.floor, 1 / BASIS), most)
     return dict(zip(names, weights_of(best, floor), strict=True))
 
 
@@ -130,9 +131,7 @@ def weights_of(best: Sequence[float], floor: float) -> tuple[int, ...]:
         InvariantError: the floors do not fit into the whole, or the P do not sum to 1.
     """
     n_arms, total = len(best), sum(best)
-    least = math.floor(round(floor * BASIS, 6)) if n_arms * math.ceil(floor * BASIS) > BASIS else (
-        math.ceil(round(floor * BASIS, 6))
-    )
+    least = math.ceil(round(floor * BASIS, 6))
     if n_arms * least > BASIS or not abs(total - 1.0) < 1e-6 or min(best) < -1e-9:
         raise InvariantError(f"no split of {n_arms} arms with floor {floor} and P(best) {best}")
     free = BASIS - n_arms * least
