@@ -329,9 +329,15 @@ class Outcomes:
     value     float64, the aggregated reward, or the default
     joined    bool, whether a reward was joined
     analysed  bool, whether it enters the inference: each exposure of a rollout without units, else
-              the first exposure of each unit in the rollout
+              the first exposure of each unit in the rollout, and its re-entries
     analysed_value  float64, the value that enters: `value`, or the unit's aggregated reward within
               the window after its first exposure
+    unit      uint64, xxh64 of the unit, 0 where there is none
+    bin       int64, covariate bin that the exposure came with; 0 unknown
+    base      int64, basis points: the level from which its unit re-entered the analysis (see
+              `core.join.levels`); 0 for a first entry and for what is not analysed
+    scored    bool, whether it had its row in `core.join.Events`, now or before: then it is no
+              longer at risk, and does not lapse by closing
     """
 
     time: Float
@@ -341,6 +347,10 @@ class Outcomes:
     joined: Bool
     analysed: Bool
     analysed_value: Float
+    unit: Key
+    bin: Int
+    base: Int
+    scored: Bool
 
 
 @dataclass(frozen=True, slots=True)
