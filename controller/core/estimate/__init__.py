@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
+
 from controller.core.estimate import effect, moments, posterior, sequential
 from controller.core.estimate import health as sample_ratio
 from controller.core.estimate.effect import LiftWealth
@@ -288,7 +290,8 @@ def _posteriors(est: Estimators) -> tuple[Beta, Beta]:
 
 def _relative_loss(est: Estimators) -> float:
     arms = _posteriors(est)
-    return posterior.expected_loss(arms, 1) / posterior.mean(arms[0])
+    loss = posterior.expected_loss(_betas(arms))[1]
+    return float(loss) * (arms[0].a + arms[0].b) / arms[0].a
 
 
 def best_arms(candidates: dict[str, Estimators], champion: str) -> dict[str, float]:
@@ -299,4 +302,8 @@ def best_arms(candidates: dict[str, Estimators], champion: str) -> dict[str, flo
     names = sorted(candidates)
     arms = [_posteriors(candidates[names[0]])[0]]
     arms += [_posteriors(candidates[name])[1] for name in names]
-    return dict(zip([champion, *names], posterior.p_best(arms), strict=True))
+    return dict(zip([champion, *names], posterior.p_best(_betas(arms)).tolist(), strict=True))
+
+
+def _betas(arms: Sequence[Beta]) -> posterior.Betas:
+    return posterior.Betas(a=np.array([arm.a for arm in arms]), b=np.array([arm.b for arm in arms]))
