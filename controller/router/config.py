@@ -29,7 +29,7 @@ from envoy.extensions.upstreams.http.v3 import (
 )
 from google.protobuf.message import Message
 
-from controller.router.access_log import log_format
+from controller.core.split import SEGMENT_LENGTH
 
 SHADOW_HEADER = "x-understudy-shadow"
 """Names the arm that a mirrored request is for; lives between the two listeners only."""
@@ -38,6 +38,7 @@ SHADOW_CLUSTER = "understudy/shadow"
 _TYPE = "type.googleapis.com/envoy.extensions."
 _ADS = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
 _MANY = 1_000_000
+_SEGMENT = re.compile(rf"[^,\x00-\x1f\x7f]{{1,{SEGMENT_LENGTH}}}")
 
 
 def header(name: str, value: str) -> dict[str, Any]:
@@ -130,11 +131,9 @@ def _is_ip(host: str) -> bool:
 # --- listeners --------------------------------------------------------------------------------
 
 
-def listener(
-    name: str, address: dict[str, Any], *, log_path: str, units: Sequence[str]
-) -> dict[str, Any]:
+def listener(name: str, address: dict[str, Any], *, log_path: str, log_line: str) -> dict[str, Any]:
     """A listener whose routes come by RDS under its own name; `shadow` is the inner one."""
-    manager = _connection_manager(name, log_path=log_path, units=units)
+    manager = _connection_manager(name, log_path=log_path, log_line=log_line)
     return {
         "name": name,
         "address": address,
@@ -142,14 +141,13 @@ def listener(
     }
 
 
-def _connection_manager(name: str, *, log_path: str, units: Sequence[str]) -> dict[str, Any]:
+def _connection_manager(name: str, *, log_path: str, log_line: str) -> dict[str, Any]:
     is_public = name != "shadow"
-    line = log_format("exposure" if is_public else "shadow", units)
     log = {
         "@type": f"{_TYPE}access_loggers.file.v3.FileAccessLog",
         "path": log_path,
         "log_format": {
-            "text_format_source": {"inline_string": line},
+            "text_format_source": {"inline_string": log_line},
             "omit_empty_values": True,
         },
     }
@@ -215,6 +213,22 @@ def unit_rules(source: str, salt: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def _hashed(name: str, pattern: str, substitution: str) -> dict[str, Any]:
     rewrite = {"pattern": {"regex": pattern}, "substitution": substitution}
     return {"header": {"header_name": name, "regex_rewrite": rewrite}}
+
+
+def is_header_value(segment: str) -> bool:
+    """Whether a request can be in this segment.
+
+    Envoy compares all values of a repeated header at once, joined by commas. So what has a comma
+    is no segment: it may be two. Nor is what is not UTF-8, or longer than SEGMENT_LENGTH.
+    """
+    return _SEGMENT.fullmatch(segment) is not None
+
+
+def segment_matcher(header: str, segment: str | None) -> dict[str, Any]:
+    """Matches requests of this segment; for None, those of any segment that there may be."""
+    if segment is None:
+        return {"name": header, "string_match": {"safe_regex": {"regex": _SEGMENT.pattern}}}
+    return {"name": header, "string_match": {"exact": segment}}
 
 
 def mirror(arm_cluster: str, share_bp: int) -> dict[str, Any]:
