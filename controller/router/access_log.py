@@ -5,7 +5,7 @@ A line is made of fields between unit separators (0x1f), in this order:
     time (epoch s, us) | exposure or shadow | route | cluster | status | time to last byte (us)
     | response flags | gRPC status | request id | NAME=value of unit and segment headers, bounded
 
-The route is `model 0x1e epoch 0x1e source of the unit`, and `0x1e header of the segment` where the
+The route is `model 0x1e epoch 0x1e source of the unit`, and `0x1e source of the segment` where the
 request is in a segment. Our own configuration writes it, so a line says all about itself: neither
 history nor policy is needed to read it. What a client controls
 stands last and bounded; it cannot hold a separator, because HTTP allows no control characters in
@@ -23,11 +23,13 @@ Times to the last byte are microseconds in the log and become milliseconds. The 
 out: the epoch names the split. Units longer than UNIT_LENGTH bytes are cut, which is far beyond any
 id; bytes that are not UTF-8 are written as `\xNN`.
 
-Whether a request is in a segment is never judged here, but by the route that Envoy chose, because
-the log does not show what Envoy compared: of a header that was sent twice it compares both values,
-joined by a comma, and logs the first. Only routes that match a single value of SEGMENT_LENGTH
-characters or fewer name the header (see `config.segment_matchers`), and the log has room for that
-many of any width. So no cut and no repeated value is ever taken for a segment.
+Which segment a request is in is judged by the route that Envoy chose, because the log does not show
+what Envoy compared: of a header that was sent twice it logs the first value, and may have compared
+another. So the name of a route that matched a segment says the segment itself (`value:de`). Where
+the name says `header:x-country`, no segment with weights matched, and the logged value is one that
+the split does not know. A value that no route could match is in no segment: an empty one, one with
+a comma (it may be two values), one of more than SEGMENT_LENGTH characters. The log has room for one
+byte more than the longest segment takes, so a value that was cut is too long.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ from controller.errors import EventError
 
 UNIT_LENGTH = 128
 COOKIES_LENGTH = 4096
-SEGMENT_BYTES = 4 * SEGMENT_LENGTH
-"""What a segment may take in UTF-8."""
+SEGMENT_BYTES = 4 * SEGMENT_LENGTH + 1
+"""One more than the longest segment takes in UTF-8."""
 
 _FIELD = "\x1f"
 _PART = "\x1e"
@@ -87,6 +89,7 @@ GRPC_TO_HTTP = {
 """google.rpc.Code -> HTTP, as google/rpc/code.proto maps them (2 and 15 are server errors)."""
 
 _Reader: TypeAlias = Callable[[list[bytes]], "str | None"]
+_SEGMENT = re.compile(r"[^,\x00-\x1f\x7f]+")
 _BROKEN = frozenset({b"UC", b"UR", b"UPE", b"UT", b"SI", b"LR", b"OM"})
 
 
@@ -122,13 +125,18 @@ class Decoded:
 # --- writing ----------------------------------------------------------------------------------
 
 
-def route_name(model: str, epoch: int, source: str, segment_header: str = "") -> str:
-    """What a route is called.
+def route_name(model: str, epoch: int, unit: str, segment: str = "") -> str:
+    """What a route is called; `unit` and `segment` are where these stand, empty for nowhere.
 
-    `source` is where its unit stands, `segment_header` what names its segment; empty for none.
+    `unit` is `header:NAME` or `cookie:NAME`; `segment` is `header:NAME` or `value:SEGMENT`.
     """
-    parts = (model, str(epoch), source)
-    return _PART.join((*parts, segment_header) if segment_header else parts)
+    parts = (model, str(epoch), unit)
+    return _PART.join((*parts, segment) if segment else parts)
+
+
+def is_segment(value: str) -> bool:
+    """Whether a request can be in the segment of this name."""
+    return len(value) <= SEGMENT_LENGTH and _SEGMENT.fullmatch(value) is not None
 
 
 def log_format(
@@ -174,17 +182,18 @@ def _event(line: bytes) -> Exposure | None:
     if not route:
         return None
     model, epoch, unit_of, segment_of = _route(route)
+    last = fields[_FIXED:]
     return Exposure(
         "exposure" if kind == b"exposure" else "shadow",
         float(time),
         model,
         request_id.decode("ascii"),
-        unit_of(fields[_FIXED:]),
+        unit_of(last),
         _arm(cluster, model),
         epoch,
         int(status) if flags == b"-" and not grpc_status else _status(status, flags, grpc_status),
         int(latency_us) / 1000 if latency_us else None,
-        segment_of(fields[_FIXED:]) if segment_of else None,
+        segment_of(last),
     )
 
 
@@ -196,15 +205,14 @@ def _arm(cluster: bytes, model: str) -> str:
     return name[len(model) + 1 :]
 
 
-@lru_cache(maxsize=1024)
-def _route(route: bytes) -> tuple[str, int, _Reader, _Reader | None]:
+@lru_cache(maxsize=4096)
+def _route(route: bytes) -> tuple[str, int, _Reader, _Reader]:
     """Model, epoch, and how to find unit and segment among the last fields."""
-    parts = route.decode("ascii").split(_PART)
+    parts = route.decode().split(_PART)
     if len(parts) not in {3, 4}:
         raise EventError("malformed", f"the name of a route has {len(parts)} parts, not 3 or 4")
-    model, epoch, source, *segment_header = parts
-    segment_of = _segment_reader(segment_header[0]) if segment_header else None
-    return model, int(epoch), _unit_reader(source), segment_of
+    model, epoch, unit = parts[:3]
+    return model, int(epoch), _unit_reader(unit), _segment_reader(*parts[3:])
 
 
 def _unit_reader(source: str) -> _Reader:
@@ -224,14 +232,18 @@ def _unit_reader(source: str) -> _Reader:
     return read_cookie
 
 
-def _segment_reader(header: str) -> _Reader:
-    value_of = _value_reader(header)
+def _segment_reader(source: str = "") -> _Reader:
+    place, _, name = source.partition(":")
+    if place != "header":
+        return lambda _fields: name or None
+    value_of = _value_reader(name)
 
     def read(fields: list[bytes]) -> str | None:
         try:
-            return value_of(fields).decode()
+            value = value_of(fields).decode()
         except UnicodeDecodeError:
-            return None  # Envoy's pattern knows some more UTF-8; no split names these values
+            return None  # cut within a character, or in the UTF-8 that only Envoy accepts
+        return value if is_segment(value) else None
 
     return read
 

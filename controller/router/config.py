@@ -29,8 +29,6 @@ from envoy.extensions.upstreams.http.v3 import (
 )
 from google.protobuf.message import Message
 
-from controller.core.split import SEGMENT_LENGTH
-
 SHADOW_HEADER = "x-understudy-shadow"
 """Names the arm that a mirrored request is for; lives between the two listeners only."""
 
@@ -38,7 +36,6 @@ SHADOW_CLUSTER = "understudy/shadow"
 _TYPE = "type.googleapis.com/envoy.extensions."
 _ADS = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
 _MANY = 1_000_000
-_SEGMENT = re.compile(rf"[^,\x00-\x1f\x7f]{{1,{SEGMENT_LENGTH}}}")
 
 
 def header(name: str, value: str) -> dict[str, Any]:
@@ -215,19 +212,14 @@ def _hashed(name: str, pattern: str, substitution: str) -> dict[str, Any]:
     return {"header": {"header_name": name, "regex_rewrite": rewrite}}
 
 
-def is_header_value(segment: str) -> bool:
-    """Whether a request can be in this segment.
-
-    Envoy compares all values of a repeated header at once, joined by commas. So what has a comma
-    is no segment: it may be two. Nor is what is not UTF-8, or longer than SEGMENT_LENGTH.
-    """
-    return _SEGMENT.fullmatch(segment) is not None
-
-
 def segment_matcher(header: str, segment: str | None) -> dict[str, Any]:
-    """Matches requests of this segment; for None, those of any segment that there may be."""
+    """Matches requests of this segment; for None, of any segment that there may be.
+
+    Of a header that was sent twice, Envoy compares each value, and one that fits is enough; with
+    `match_headers_individually` off, as it was before 1.40, it compares them joined by commas.
+    """
     if segment is None:
-        return {"name": header, "string_match": {"safe_regex": {"regex": _SEGMENT.pattern}}}
+        return {"name": header, "string_match": {"safe_regex": {"regex": "[^,]+"}}}
     return {"name": header, "string_match": {"exact": segment}}
 
 

@@ -22,7 +22,8 @@ not logged in would land on one arm.
 Where the split declares a header of segments there are these routes once for each segment that has
 weights, then once with the pooled weights for requests that are in some other segment, and once
 more for those that are in none. The last two differ in what the log says: a segment is learnt from
-the exposures that name it, and only the router knows whether what it logs is what it compared.
+the exposures that name it. The first route that fits counts, so a request whose header was sent
+twice is in one segment, and its log line says in which.
 
 The resources are written as the dictionaries of Envoy's own documentation and parsed into protobuf,
 which refuses unknown fields; `config` holds those that do not depend on splits.
@@ -30,12 +31,10 @@ which refuses unknown fields; `config` holds those that do not depend on splits.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import xxhash
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
@@ -49,7 +48,7 @@ from controller.core.policy import Route
 from controller.core.split import ranges
 from controller.errors import InvariantError
 from controller.router import config
-from controller.router.access_log import log_format, route_name
+from controller.router.access_log import is_segment, log_format, route_name
 
 CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 EDS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -58,7 +57,7 @@ RDS = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 TYPES = (CDS, EDS, LDS, RDS)
 """In the order in which they are sent: what is pointed to before what points."""
 
-_MESSAGES: dict[str, type[Message]] = {
+MESSAGES: dict[str, type[Message]] = {
     CDS: cluster_pb2.Cluster,
     EDS: endpoint_pb2.ClusterLoadAssignment,
     LDS: listener_pb2.Listener,
@@ -164,34 +163,6 @@ def union(old: Snapshot, new: Snapshot) -> Snapshot:
     return of_resources(resources, new.epochs)
 
 
-def dump(built: Snapshot) -> bytes:
-    """The snapshot as a document, to be kept over a restart."""
-    resources = {
-        kind: {
-            name: base64.b64encode(message.SerializeToString(deterministic=True)).decode()
-            for name, message in named.items()
-        }
-        for kind, named in built.resources.items()
-    }
-    return msgspec.json.encode({"epochs": dict(built.epochs), "resources": resources})
-
-
-def load(document: bytes) -> Snapshot:
-    """The snapshot that `dump` wrote; raises InvariantError when it is not one."""
-    try:
-        tree = msgspec.json.decode(document)
-        resources = {
-            kind: {
-                name: _MESSAGES[kind].FromString(base64.b64decode(text))
-                for name, text in tree["resources"][kind].items()
-            }
-            for kind in TYPES
-        }
-        return of_resources(resources, tree["epochs"])
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise InvariantError(f"not a stored snapshot: {exc}") from exc
-
-
 def _refuse_twins(models: Sequence[RoutedModel]) -> None:
     owners: dict[str, str] = {}
     for model in models:
@@ -277,7 +248,7 @@ class _Audience:
     """Requests that are routed by one set of weights.
 
     segment  whose weights; None for the pooled ones
-    header   what their log line says the segment by; empty where they are in none
+    header   what names their segment; empty where they are in none
     """
 
     segment: str | None = None
@@ -286,14 +257,20 @@ class _Audience:
     def matchers(self) -> list[dict[str, Any]]:
         return [config.segment_matcher(self.header, self.segment)] if self.header else []
 
+    def source(self) -> str:
+        """Where their log line has the segment from: the name of the route, or the header."""
+        if self.segment is not None:
+            return f"value:{self.segment}"
+        return f"header:{self.header}" if self.header else ""
+
 
 def _audiences(split: Split) -> list[_Audience]:
     """Whoever is in a segment with weights, in another one, in none: the first that fits counts."""
     header = _segment_header(split)
     if not header:
         return [_Audience()]
-    known = [each for each in sorted(split.segments) if config.is_header_value(each)]
-    return [*(_Audience(each, header) for each in known), _Audience(None, header), _Audience()]
+    known = [_Audience(each, header) for each in sorted(split.segments) if is_segment(each)]
+    return [*known, _Audience(None, header), _Audience()]
 
 
 def _routes(model: RoutedModel) -> list[dict[str, Any]]:
@@ -317,7 +294,7 @@ def _route(
     """One route; `unit` is who carries a unit, and how that is hashed."""
     matchers = audience.matchers() + ([unit[0]] if unit else [])
     return {
-        "name": route_name(model.name, model.split.epoch, source, audience.header),
+        "name": route_name(model.name, model.split.epoch, source, audience.source()),
         "match": {"prefix": model.route.prefix, "headers": matchers},
         "metadata": _metadata(model, audience.segment),
         "route": {
@@ -375,7 +352,7 @@ def _metadata(model: RoutedModel, segment: str | None = None) -> dict[str, Any]:
 def _parsed(
     kind: str, written: Iterable[dict[str, Any]], *, key: str = "name"
 ) -> dict[str, Message]:
-    return {each[key]: ParseDict(each, _MESSAGES[kind]()) for each in written}
+    return {each[key]: ParseDict(each, MESSAGES[kind]()) for each in written}
 
 
 def _digest(messages: Iterable[Message]) -> str:
