@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -26,8 +26,11 @@ def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
     return limits
 
 
-def _ordered_or_none(limits: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if limits is None else _ordered(limits)
+Limits: TypeAlias = Annotated[
+    tuple[Number, Number],
+    AfterValidator(_ordered),
+    Field(title="two numbers [low, high] with low < high, such as [0, 1]"),
+]
 
 
 class Reward(Object):
@@ -37,11 +40,7 @@ class Reward(Object):
     """The name of the reward event."""
     window: PositiveDuration = written("30s")
     """The attribution window: how long after an exposure a reward still counts for it."""
-    range: Annotated[
-        tuple[Number, Number],
-        AfterValidator(_ordered),
-        Field(title="two numbers [low, high] with low < high, such as [0, 1]"),
-    ] = written([0, 1])
+    range: Limits = written([0, 1])
     """The least and the greatest value; what lies outside is rejected and counted."""
     default: Annotated[Number, Field(title="a number inside the range")] = written(0)
     """The value of an exposure whose window closed without a reward."""
@@ -107,11 +106,7 @@ class Guardrail(Object):
     default: Number | None = None
     """The value of an exposure without such an event, if not that of the reward; with metric reward
     only."""
-    range: Annotated[
-        tuple[Number, Number] | None,
-        AfterValidator(_ordered_or_none),
-        Field(title="two numbers [low, high] with low < high, such as [0, 1]"),
-    ] = None
+    range: Limits | None = None
     """The least and the greatest value of such an event, if not those of the reward; with metric
     reward only."""
     aggregate: Literal["first", "last", "sum", "max", "mean"] | None = None
