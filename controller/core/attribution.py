@@ -17,7 +17,6 @@ from typing import Final
 import numpy as np
 
 from controller.core import strata
-from controller.core.join import levels
 from controller.core.model import BASIS, NO_EPOCH, Bool, Exposures, Float, Int
 from controller.core.policy import Policy, Segments
 from controller.core.state import State
@@ -66,7 +65,6 @@ def attribute(
         known = stratum >= 0
         shares = state.strata.shares[stratum[known], 1]
         level[known] = np.rint(shares * BASIS).astype(np.int64)
-        state = _by_level(state, exposures, stratum, level)
     counts = strata.comparing(state.strata, stratum, arm)
     return state, Attributed(stratum, arm, level, counts)
 
@@ -130,27 +128,30 @@ def _by_propensity(state: State, propensity: Float, arm: Int, stratum: Int) -> S
     return state
 
 
-def _by_level(state: State, exposures: Exposures, stratum: Int, level: Int) -> State:
-    """Writes into `stratum` the strata of units that come back to a share that has grown."""
-    seen = levels(state.joins[0], exposures.unit)
-    again = np.flatnonzero((seen > 0) & (level > seen) & (stratum >= 0))
+def rebased(state: State, stratum: Int, base: Int) -> tuple[State, Int]:
+    """The strata of units of which some come back: `base` is the level that they were known at.
+
+    See the head of `strata`; base 0 leaves a unit in the stratum of its split.
+    """
+    again = np.flatnonzero((base > 0) & (stratum >= 0))
     if not len(again):
-        return state
+        return state, stratum
     pairs, inverse = np.unique(
-        np.stack([stratum[again], seen[again]]), axis=1, return_inverse=True
+        np.stack([stratum[again], base[again]]), axis=1, return_inverse=True
     )
     rows = np.empty(pairs.shape[1], np.int64)
-    for i, (row, known_level) in enumerate(pairs.T.tolist()):
+    for i, (row, level) in enumerate(pairs.T.tolist()):
         old = state.strata
         state, rows[i] = _placed(
             state,
             epoch=int(old.epoch[row]),
             segment=int(old.segment[row]),
-            level=known_level,
-            shares=strata.conditional(old.shares[row], known_level),
+            level=level,
+            shares=strata.conditional(old.shares[row], level),
         )
-    stratum[again] = rows[inverse.ravel()]
-    return state
+    found = stratum.copy()
+    found[again] = rows[inverse.ravel()]
+    return state, found
 
 
 # --- segments ---------------------------------------------------------------------------------

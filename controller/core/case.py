@@ -72,13 +72,14 @@ def signals(policy: Policy, state: State) -> Signals:
     assert state.estimators is not None
     assert state.rollout is not None
     found = estimate.health(state.spec, state.estimators)
+    fall = data_health.fell(state.join_rate)
     since = max(state.last_exposure, state.rollout.started)
     return Signals(
         log_exposures=found.log_exposures,
         log_outcomes=found.log_outcomes,
         log_dropped=found.log_dropped,
         rewards=state.rewarded,
-        join_fall=data_health.fell(state.join_rate, policy.spec.health.join_rate),
+        join_fall=None if fall is None else (fall.now, fall.before),
         silent_s=state.clock - since,
         stale_after_s=policy.spec.health.stale_after,
     )
@@ -148,7 +149,7 @@ def _latency(policy: Policy) -> tuple[float, float] | None:
 
 def _cuts(state: State) -> tuple[float, ...]:
     """Where covariates are cut into bins: quantiles of those that are known before the rollout."""
-    values = state.covariates.values()
+    values = state.covariates.to_arrays()["value"]
     if len(values) < 2 * (MOST_CUTS + 1):
         return ()
     places = np.arange(1, MOST_CUTS + 1) / (MOST_CUTS + 1)

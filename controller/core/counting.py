@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 
 from controller.core import estimate, strata
-from controller.core.attribution import Attributed, rollout_arms
+from controller.core.attribution import Attributed, rebased, rollout_arms
 from controller.core.batch import MicroBatch
 from controller.core.estimate import health
-from controller.core.join import Absorbed, Closed
+from controller.core.join import Absorbed, Closed, Joined
 from controller.core.model import Bool, Cells, Exposures, Float, Flow, Int, Outcomes, Sample
 from controller.core.policy import Policy
 from controller.core.state import State, Sums, Totals
@@ -92,9 +92,10 @@ def count_answers(
     state = replace(state, totals=totals)
     if state.estimators is None or state.spec is None or not entered.any():
         return state
+    state, stratum = rebased(state, attributed.stratum[entered], absorbed.base[entered])
     cells = cells_of(
         state.strata,
-        stratum=attributed.stratum[entered],
+        stratum=stratum,
         arm=attributed.arm[entered],
         bin=bins[entered] if bins.any() else None,
         s=is_failed[entered].astype(np.float64),
@@ -112,12 +113,13 @@ def count_latency(
     if state.estimators is None or not timed.any():
         return state
     rows = np.flatnonzero(timed & absorbed.entered)
+    state, stratum = rebased(state, attributed.stratum[rows], absorbed.base[rows])
     limits = estimate.latency_limits(state.spec, state.estimators)
     arm, ms = attributed.arm[rows], exposures.latency_ms[rows]
     cells = tuple(
         cells_of(
             state.strata,
-            stratum=attributed.stratum[rows],
+            stratum=stratum,
             arm=arm,
             s=(ms > np.where(arm > 0, beyond, quantile)).astype(np.float64),
         )
@@ -166,10 +168,22 @@ def count_mirrored(state: State, micro: MicroBatch, exposures: Exposures) -> Sta
     return replace(state, rollout=seen, estimators=estimators)
 
 
+def settled(state: State, closed: Closed) -> tuple[State, Closed]:
+    """What became certain, with the strata of units that came back."""
+    parts = {}
+    for name in ("outcomes", "matured", "events"):
+        part = getattr(closed, name)
+        if not (part.base > 0).any() or state.rollout is None:
+            continue
+        state, stratum = rebased(state, part.stratum, part.base)
+        parts[name] = replace(part, stratum=stratum)
+    return state, replace(closed, **parts) if parts else closed
+
+
 # --- outcomes ---------------------------------------------------------------------------------
 
 
-def add_closed(state: State, i: int, outcomes: Outcomes) -> State:
+def add_closed(policy: Policy, state: State, i: int, outcomes: Outcomes) -> State:
     """Count what closed for reward `i`, over the life of the log."""
     if not len(outcomes.time):
         return state
@@ -187,7 +201,9 @@ def add_closed(state: State, i: int, outcomes: Outcomes) -> State:
     return replace(
         state,
         rewarded=state.rewarded + rewarded,
-        join_rate=health.update_join_rate(state.join_rate, float(len(arm)), joined),
+        join_rate=health.update_join_rate(
+            state.join_rate, float(len(arm)), joined, least=policy.spec.health.join_rate
+        ),
     )
 
 
@@ -297,7 +313,7 @@ def count_dropped(state: State, absorbed: Absorbed, closed: Closed) -> State:
     """
     if state.spec is None or state.estimators is None or state.rollout is None:
         return state
-    joined = _by_arm(state, closed.joined.arm)
+    joined = _by_arm(state, closed.joined)
     state = replace(state, joined=_padded(state.joined, len(joined)) + joined)
     dropped = [absorbed.dropped, closed.dropped]
     if not any(len(part.arm) for part in dropped):
@@ -319,10 +335,11 @@ def count_dropped(state: State, absorbed: Absorbed, closed: Closed) -> State:
     return replace(state, estimators=estimators)
 
 
-def _by_arm(state: State, arms: Int) -> Float:
+def _by_arm(state: State, joined: Joined) -> Float:
     assert state.rollout is not None
-    arm = rollout_arms(state, arms)
-    return np.bincount(arm[arm >= 0], minlength=len(state.rollout.arms)).astype(np.float64)
+    arm = rollout_arms(state, joined.arm)
+    ours = arm >= 0
+    return np.bincount(arm[ours], joined.count[ours], len(state.rollout.arms))
 
 
 def _padded(counts: Float, size: int) -> Float:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh64_intdigest
 
 BASIS = 10_000
 """Basis points in a whole."""
@@ -87,6 +88,11 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "out_of_range"
     MALFORMED = "malformed"
     UNKNOWN_NAME = "unknown_name"
+
+
+def key(text: str) -> int:
+    """The uint64 under which columns carry a text: its xxh64 (seed 0), 0 for no text."""
+    return (xxh64_intdigest(text.encode()) or 1) if text else 0
 
 
 # --- events -----------------------------------------------------------------------------------

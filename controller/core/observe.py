@@ -28,6 +28,7 @@ from controller.core.counting import (
     count_latency,
     count_mirrored,
     count_outcomes,
+    settled,
 )
 from controller.core.join import Absorbed, JoinExposures, JoinRewards, JoinRule
 from controller.core.model import (
@@ -38,6 +39,7 @@ from controller.core.model import (
     Rewards,
     SplitEvent,
     VersionEvent,
+    key,
 )
 from controller.core.policy import Policy, Reward
 from controller.core.state import KnownSplit, State, with_arms, with_split
@@ -84,17 +86,18 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
         found = _absorb(state, i, join_rule(policy, reward), (exposures, attributed, bins), rewards[i])
         absorbed.append(found)
         # Each joiner meets every exposure; that one is refused is said once.
-        rejected += found.refused.listed(rewards_only=i > 0)
+        rejected += (found.refused if i == 0 else found.refused.of_rewards()).listed()
     state = _answered(state, exposures, attributed, absorbed[0], bins)
     state = count_mirrored(state, micro, select(exposures, absorbed[0].accepted))
     for i, reward in enumerate(policy.all_rewards):
         closed = join.close(state.joins[i], join_rule(policy, reward), state.clock)
-        state = add_closed(state, i, closed.outcomes)
+        state = add_closed(policy, state, i, closed.outcomes)
+        state, closed = settled(state, closed)
         state = count_outcomes(policy, state, i, closed.outcomes)
         if i == 0:
             state = count_flow(state, closed)
             state = count_dropped(state, absorbed[0], closed)
-        rejected += closed.refused.listed(rewards_only=False)
+        rejected += closed.refused.listed()
     state = observe_tallies(policy, state, micro)
     found_out = (*micro.rejected, *rejected)
     return _counted(state, found_out), found_out
@@ -106,7 +109,7 @@ def _with_covariates(state: State, micro: MicroBatch) -> State:
         state.covariates.learn(micro.covariates.unit, micro.covariates.value)
     for event in micro.control:
         if isinstance(event, VersionEvent) and event.covariates:
-            units = np.array([join.key(unit) for unit in event.covariates], np.uint64)
+            units = np.array([key(unit) for unit in event.covariates], np.uint64)
             state.covariates.learn(units, np.array(list(event.covariates.values())))
     return state
 
@@ -144,7 +147,7 @@ def _named(policy: Policy, micro: MicroBatch) -> tuple[list[Rewards], list[Rejec
 
 def _bins(state: State, exposures: Exposures) -> Int:
     """The covariate bin of each exposure's unit, from 1; 0 where nothing is known of it."""
-    bins = np.zeros(len(exposures.time), np.int8)
+    bins = np.zeros(len(exposures.time), np.int64)
     if state.spec is None or not state.spec.cuts or not len(bins):
         return bins
     value = state.covariates.find(exposures.unit)

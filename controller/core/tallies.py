@@ -30,7 +30,7 @@ def observe_tallies(policy: Policy, state: State, micro: MicroBatch) -> State:
     translation = np.zeros(len(micro.names), np.int64)
     translation[used] = [state.arms.index(micro.names[i]) for i in used]
     arms = translation[tallies.arm]
-    state = _added(state, tallies, arms)
+    state = _added(policy, state, tallies, arms)
     if state.rollout is None or state.estimators is None or state.spec is None:
         return state
     state, segment = segmented(policy, state, micro.names, tallies.segment, tallies.exposures)
@@ -44,7 +44,7 @@ def observe_tallies(policy: Policy, state: State, micro: MicroBatch) -> State:
     return _fed(policy, state, select(tallies, rows), stratum[rows], arm[rows])
 
 
-def _added(state: State, tallies: Tallies, arms: Int) -> State:
+def _added(policy: Policy, state: State, tallies: Tallies, arms: Int) -> State:
     """The totals with what the tallies count."""
     n_arms, old = len(state.arms), state.sums[0]
 
@@ -72,7 +72,9 @@ def _added(state: State, tallies: Tallies, arms: Int) -> State:
         sums=(sums, *state.sums[1:]),
         last_exposure=max(state.last_exposure, latest),
         rewarded=state.rewarded + (round(joined) if state.rollout else 0),
-        join_rate=health.update_join_rate(state.join_rate, outcomes, joined),
+        join_rate=health.update_join_rate(
+            state.join_rate, outcomes, joined, least=policy.spec.health.join_rate
+        ),
     )
 
 

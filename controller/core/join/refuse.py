@@ -41,6 +41,9 @@ _WORDS = {
 }
 
 
+_OF_EXPOSURES = np.array([Cause.REPEATED_EXPOSURE, Cause.EXPOSURE_TOO_LATE], np.int8)
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """Events that the joiner could not use; arrays (n,), in order of offset.
@@ -70,6 +73,11 @@ class Refused:
             if count:
                 found[_WORDS[Cause(cause)][0]] += int(count)
         return dict(found)
+
+    def of_rewards(self) -> Self:
+        """Those that are rewards: where several joiners meet the same exposures, one speaks."""
+        rewards = ~np.isin(self.cause, _OF_EXPOSURES)
+        return type(self)(self.offset[rewards], self.cause[rewards])
 
     def listed(self) -> tuple[Rejected, ...]:
         """The same as objects, for the dead-letter table."""
