@@ -54,14 +54,15 @@ def attribute(
     policy: Policy, state: State, exposures: Exposures, segment: Int
 ) -> tuple[State, Attributed]:
     """The exposures' chances; their arms index into `state.arms`, `segment` into its segments."""
-    if state.rollout is None or state.estimators is None:
+    rollout = state.rollout
+    if rollout is None or state.estimators is None:
         return state, unattributed(len(exposures.time))
     arm = rollout_arms(state, exposures.arm)
     state, stratum = by_epoch(state, exposures.epoch, segment)
-    if np.isfinite(exposures.propensity).any() and len(state.rollout.candidates) == 1:
+    if len(rollout.candidates) == 1 and np.isfinite(exposures.propensity).any():
         state = _by_propensity(state, exposures.propensity, arm, stratum)
     level = np.zeros(len(arm), np.int64)
-    if policy.spec.route.unit is not None and len(state.rollout.candidates) == 1:
+    if policy.spec.route.unit is not None and len(rollout.candidates) == 1:
         known = stratum >= 0
         shares = state.strata.shares[stratum[known], 1]
         level[known] = np.rint(shares * BASIS).astype(np.int64)
@@ -136,9 +137,7 @@ def rebased(state: State, stratum: Int, base: Int) -> tuple[State, Int]:
     again = np.flatnonzero((base > 0) & (stratum >= 0))
     if not len(again):
         return state, stratum
-    pairs, inverse = np.unique(
-        np.stack([stratum[again], base[again]]), axis=1, return_inverse=True
-    )
+    pairs, inverse = np.unique(np.stack([stratum[again], base[again]]), axis=1, return_inverse=True)
     rows = np.empty(pairs.shape[1], np.int64)
     for i, (row, level) in enumerate(pairs.T.tolist()):
         old = state.strata

@@ -7,7 +7,7 @@ import numpy as np
 from controller.core import estimate
 from controller.core.decide.situation import Situation
 from controller.core.estimate import EstimatorSpec, RewardSpec
-from controller.core.estimate import health as data_health
+from controller.core.estimate.health import fell
 from controller.core.model import Signals
 from controller.core.policy import Policy, Reward
 from controller.core.state import State
@@ -72,7 +72,7 @@ def signals(policy: Policy, state: State) -> Signals:
     assert state.estimators is not None
     assert state.rollout is not None
     found = estimate.health(state.spec, state.estimators)
-    fall = data_health.fell(state.join_rate)
+    fall = fell(state.join_rate)
     since = max(state.last_exposure, state.rollout.started)
     return Signals(
         log_exposures=found.log_exposures,
@@ -149,7 +149,7 @@ def _latency(policy: Policy) -> tuple[float, float] | None:
 
 def _cuts(state: State) -> tuple[float, ...]:
     """Where covariates are cut into bins: quantiles of those that are known before the rollout."""
-    values = state.covariates.to_arrays()["value"]
+    values = state.covariates.to_arrays()["value"].astype(np.float64)
     if len(values) < 2 * (MOST_CUTS + 1):
         return ()
     places = np.arange(1, MOST_CUTS + 1) / (MOST_CUTS + 1)

@@ -14,7 +14,7 @@ import numpy as np
 from controller.core import estimate, strata
 from controller.core.attribution import Attributed, rebased, rollout_arms
 from controller.core.batch import MicroBatch
-from controller.core.estimate import health
+from controller.core.estimate.health import update_join_rate
 from controller.core.join import Absorbed, Closed, Joined
 from controller.core.model import Bool, Cells, Exposures, Float, Flow, Int, Outcomes, Sample
 from controller.core.policy import Policy
@@ -49,7 +49,7 @@ def cells_of(  # noqa: PLR0913 - columns
     key = local * n_arms + arm
     size = len(place) * n_arms
     trials = np.bincount(key, n, size).reshape(-1, n_arms).astype(np.float64)
-    good = np.bincount(key, s, size).reshape(-1, n_arms)
+    good = np.bincount(key, s, size).reshape(-1, n_arms).astype(np.float64)
     pi = strata.pis(rows, place[:, 0])
     both = np.isfinite(pi) & (trials[:, :1] + trials[:, 1:] > 0.0)
     row, candidate = np.nonzero(both)
@@ -67,7 +67,12 @@ def cells_of(  # noqa: PLR0913 - columns
 
 def _local(stratum: Int, bins: Int | None) -> tuple[Int, Int]:
     """Distinct (stratum, bin) as rows, and which of them each unit has."""
-    if len(stratum) and bins is None and stratum[0] == stratum[-1] and (stratum == stratum[0]).all():
+    if (
+        len(stratum)
+        and bins is None
+        and stratum[0] == stratum[-1]
+        and (stratum == stratum[0]).all()
+    ):
         return np.array([[stratum[0], 0]]), np.zeros(len(stratum), np.int64)
     joint = stratum * 128 if bins is None else stratum * 128 + bins
     found, local = np.unique(joint, return_inverse=True)
@@ -90,7 +95,8 @@ def count_answers(
         + np.bincount(exposures.arm[accepted & is_failed], minlength=n_arms),
     )
     state = replace(state, totals=totals)
-    if state.estimators is None or state.spec is None or not entered.any():
+    spec, estimators = state.spec, state.estimators
+    if estimators is None or spec is None or not entered.any():
         return state
     state, stratum = rebased(state, attributed.stratum[entered], absorbed.base[entered])
     cells = cells_of(
@@ -100,21 +106,21 @@ def count_answers(
         bin=bins[entered] if bins.any() else None,
         s=is_failed[entered].astype(np.float64),
     )
-    estimators = estimate.observe_answers(state.spec, state.estimators, cells)
-    return replace(state, estimators=estimate.observe_units(state.spec, estimators, cells))
+    estimators = estimate.observe_answers(spec, estimators, cells)
+    return replace(state, estimators=estimate.observe_units(spec, estimators, cells))
 
 
 def count_latency(
     state: State, exposures: Exposures, attributed: Attributed, absorbed: Absorbed
 ) -> State:
     """Feed the latency guardrail: which answers took longer than the champion's quantiles."""
-    assert state.spec is not None
+    spec, estimators = state.spec, state.estimators
     timed = absorbed.accepted & np.isfinite(exposures.latency_ms)
-    if state.estimators is None or not timed.any():
+    if spec is None or estimators is None or not timed.any():
         return state
     rows = np.flatnonzero(timed & absorbed.entered)
     state, stratum = rebased(state, attributed.stratum[rows], absorbed.base[rows])
-    limits = estimate.latency_limits(state.spec, state.estimators)
+    limits = estimate.latency_limits(spec, estimators)
     arm, ms = attributed.arm[rows], exposures.latency_ms[rows]
     cells = tuple(
         cells_of(
@@ -126,7 +132,7 @@ def count_latency(
         for quantile, beyond in limits.tolist()
     )
     champion = exposures.latency_ms[timed & (attributed.arm == 0)]
-    estimators = estimate.observe_latency(state.spec, state.estimators, cells, champion)
+    estimators = estimate.observe_latency(spec, estimators, cells, champion)
     return replace(state, estimators=estimators)
 
 
@@ -201,7 +207,7 @@ def add_closed(policy: Policy, state: State, i: int, outcomes: Outcomes) -> Stat
     return replace(
         state,
         rewarded=state.rewarded + rewarded,
-        join_rate=health.update_join_rate(
+        join_rate=update_join_rate(
             state.join_rate, float(len(arm)), joined, least=policy.spec.health.join_rate
         ),
     )
@@ -237,7 +243,7 @@ def count_outcomes(policy: Policy, state: State, i: int, outcomes: Outcomes) -> 
     return replace(state, estimators=estimators)
 
 
-def count_flow(state: State, closed: Closed) -> State:
+def count_flow(policy: Policy, state: State, closed: Closed) -> State:
     """Feed the fast path and the bandit: who entered, who gave a first reward, who closed."""
     if state.spec is None or state.estimators is None:
         return state
@@ -246,7 +252,9 @@ def count_flow(state: State, closed: Closed) -> State:
     if not parts:
         return state
     flow = parts[0] if len(parts) == 1 else _stacked(parts)
-    estimators = estimate.observe_flow(state.spec, state.estimators, flow, state.clock)
+    estimators = estimate.observe_flow(
+        state.spec, state.estimators, flow, state.clock - policy.spec.reward.grace
+    )
     return replace(state, estimators=estimators)
 
 
@@ -311,14 +319,14 @@ def count_dropped(state: State, absorbed: Absorbed, closed: Closed) -> State:
     Exposures are lost by chance, or not, in the proportion in which they were routed; rewards in
     that of the rewards that were in time: an arm that earns more loses more, and that is no fault.
     """
-    if state.spec is None or state.estimators is None or state.rollout is None:
+    spec, estimators = state.spec, state.estimators
+    if spec is None or estimators is None or state.rollout is None:
         return state
     joined = _by_arm(state, closed.joined)
     state = replace(state, joined=_padded(state.joined, len(joined)) + joined)
     dropped = [absorbed.dropped, closed.dropped]
     if not any(len(part.arm) for part in dropped):
         return state
-    estimators = state.estimators
     for part in dropped:
         arm = rollout_arms(state, part.arm)
         is_ours = (arm >= 0) & (part.stratum >= 0) & part.is_exposure
@@ -327,11 +335,11 @@ def count_dropped(state: State, absorbed: Absorbed, closed: Closed) -> State:
             cells = cells_of(
                 state.strata, stratum=part.stratum[rows], arm=arm[rows], s=np.zeros(len(rows))
             )
-            estimators = estimate.observe_dropped(state.spec, estimators, cells)
+            estimators = estimate.observe_dropped(spec, estimators, cells)
         counts = np.bincount(arm[(arm >= 0) & ~part.is_exposure], minlength=len(joined))
         cells = _reward_cells(state.joined, counts.astype(np.float64))
         if len(cells.pi):
-            estimators = estimate.observe_dropped(state.spec, estimators, cells)
+            estimators = estimate.observe_dropped(spec, estimators, cells)
     return replace(state, estimators=estimators)
 
 
@@ -339,7 +347,8 @@ def _by_arm(state: State, joined: Joined) -> Float:
     assert state.rollout is not None
     arm = rollout_arms(state, joined.arm)
     ours = arm >= 0
-    return np.bincount(arm[ours], joined.count[ours], len(state.rollout.arms))
+    counts = np.bincount(arm[ours], joined.count[ours], len(state.rollout.arms))
+    return counts.astype(np.float64)
 
 
 def _padded(counts: Float, size: int) -> Float:

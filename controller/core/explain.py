@@ -20,8 +20,7 @@ from controller.core.case import situated
 from controller.core.conduct import stage_kind
 from controller.core.decide.conditions import Condition, all_conditions, named
 from controller.core.decide.situation import Situation
-from controller.core.estimate import Growth
-from controller.core.model import BASIS, GuardEvidence, Json
+from controller.core.model import BASIS, Growth, GuardEvidence, Json
 from controller.core.policy import Policy
 from controller.core.report import condition_document, guard_document
 from controller.core.state import State
@@ -65,17 +64,20 @@ def _guards(situation: Situation | None) -> list[Json]:
     return found
 
 
-def _rows(
-    policy: Policy, state: State, situation: Situation
-) -> list[tuple[Condition, int | None]]:
+def _rows(policy: Policy, state: State, situation: Situation) -> list[tuple[Condition, int | None]]:
     """Each condition with the requests that it still needs; None where it does not say."""
     assert state.rollout is not None
     stage = policy.spec.stages[state.rollout.stage]
     growths = {arm: _growth(state, arm) for arm in state.rollout.live}
-    return [
-        (condition, _left(condition, state, growths.get(condition.candidate)))
-        for condition in all_conditions(stage, situation)
-    ]
+    guards = {seen.candidate.arm: seen.guards for seen in situation.live}
+    rows = []
+    for condition in all_conditions(stage, situation):
+        growth = growths.get(condition.candidate)
+        per_unit = 0.0
+        if growth is not None:
+            per_unit = _of(condition, growth, state.rollout.stage, guards[condition.candidate])
+        rows.append((condition, _left(condition, state, per_unit)))
+    return rows
 
 
 def _growth(state: State, arm: str) -> Growth | None:
@@ -91,14 +93,13 @@ def _growth(state: State, arm: str) -> Growth | None:
     return estimate.growth(state.spec, state.estimators, rollout.candidates.index(arm), pi)
 
 
-def _left(condition: Condition, state: State, growth: Growth | None) -> int | None:
+def _left(condition: Condition, state: State, per_unit: float) -> int | None:
     """Requests of the model until the condition is met, if all goes on as it looks now."""
     rollout = state.rollout
-    if growth is None or rollout is None or condition.then != "promote":
+    if rollout is None or condition.then != "promote":
         return None
     if condition.is_met:
         return 0
-    per_unit = _of(condition, growth, rollout.stage)
     if not per_unit > 0.0:
         return None
     weights = state.split.weights
@@ -106,9 +107,10 @@ def _left(condition: Condition, state: State, growth: Growth | None) -> int | No
     return math.ceil((condition.threshold - condition.log_e) / per_unit / share)
 
 
-def _of(condition: Condition, growth: Growth, stage: int) -> float:
+def _of(condition: Condition, growth: Growth, stage: int, guards: Sequence[GuardEvidence]) -> float:
+    """Nats that a unit adds to what the condition asks for."""
     if condition.guard is not None:
-        return growth.guards.get((condition.guard.metric, condition.guard.detail), 0.0)
+        return growth.within[guards.index(condition.guard)]
     if condition.cause == "not_worse":
         return growth.noninferior[stage]
     return growth.superior
@@ -130,9 +132,12 @@ def _guard_sentence(arm: str, guard: GuardEvidence) -> str:
     champion = "nothing yet" if guard.champion is None else f"{guard.champion:.4g}"
     candidate = "nothing yet" if guard.candidate is None else f"{guard.candidate:.4g}"
     if guard.metric == "latency":
-        seen = f"{guard.detail} of the champion {champion} ms, slower answers of {arm} {candidate}"
-    else:
-        seen = f"champion {champion}, {arm} {candidate}"
+        limit = "unknown" if guard.limit_ms is None else f"{guard.limit_ms:.4g} ms"
+        return (
+            f"guardrail {named(guard)}: {champion} of the champion's answers were slower than its "
+            f"own, {candidate} of {arm}'s slower than what is allowed ({limit})"
+        )
+    seen = f"champion {champion}, {arm} {candidate}"
     return f"guardrail {named(guard)}: {seen}, {guard.max_increase:.3g} more is allowed"
 
 

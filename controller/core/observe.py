@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from controller.core import estimate, join
+from controller.core import join
 from controller.core.attribution import Attributed, attribute, segmented
 from controller.core.batch import MicroBatch, select
 from controller.core.counting import (
@@ -83,7 +83,9 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
     bins = _bins(state, exposures)
     absorbed = []
     for i, reward in enumerate(policy.all_rewards):
-        found = _absorb(state, i, join_rule(policy, reward), (exposures, attributed, bins), rewards[i])
+        found = _absorb(
+            state, i, join_rule(policy, reward), (exposures, attributed, bins), rewards[i]
+        )
         absorbed.append(found)
         # Each joiner meets every exposure; that one is refused is said once.
         rejected += (found.refused if i == 0 else found.refused.of_rewards()).listed()
@@ -95,7 +97,7 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
         state, closed = settled(state, closed)
         state = count_outcomes(policy, state, i, closed.outcomes)
         if i == 0:
-            state = count_flow(state, closed)
+            state = count_flow(policy, state, closed)
             state = count_dropped(state, absorbed[0], closed)
         rejected += closed.refused.listed()
     state = observe_tallies(policy, state, micro)

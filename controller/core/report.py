@@ -110,7 +110,9 @@ def _summary(
     interval = None
     if n and policy.spec.reward.is_binary:
         ends = arm_interval(n, (total - n * low) / (high - low), INTERVAL_ALPHA)
-        interval = None if ends is None else (low + ends[0] * (high - low), low + ends[1] * (high - low))
+        interval = (
+            None if ends is None else (low + ends[0] * (high - low), low + ends[1] * (high - low))
+        )
     return ArmSummary(arm, n, total, total / n if n else None, interval, 0, 0)
 
 

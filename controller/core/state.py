@@ -143,7 +143,7 @@ class State:
     unattributed: int = 0
     rewarded: int = 0
     joined: Float = field(default_factory=partial(np.zeros, 2))
-    join_rate: JoinRate = JoinRate()
+    join_rate: JoinRate = field(default_factory=JoinRate)
     last_exposure: float = float("-inf")
     waiting: tuple[EventBatch, ...] = ()
 

@@ -14,8 +14,8 @@ from controller.core import estimate
 from controller.core.attribution import by_epoch, rollout_arms, segmented
 from controller.core.batch import MicroBatch, select
 from controller.core.counting import cells_of
-from controller.core.estimate import health
-from controller.core.model import Cells, Flow, Int, Tallies
+from controller.core.estimate.health import update_join_rate
+from controller.core.model import Cells, Float, Flow, Int, Tallies
 from controller.core.policy import Policy
 from controller.core.state import State, Sums, Totals, with_arms
 
@@ -48,11 +48,12 @@ def _added(policy: Policy, state: State, tallies: Tallies, arms: Int) -> State:
     """The totals with what the tallies count."""
     n_arms, old = len(state.arms), state.sums[0]
 
-    def by_arm(column: np.ndarray) -> np.ndarray:
-        return np.bincount(arms, column, n_arms)
+    def by_arm(column: Float) -> Float:
+        return np.bincount(arms, column, n_arms).astype(np.float64)
 
-    def whole(column: np.ndarray) -> Int:
-        return np.rint(by_arm(column)).astype(np.int64)
+    def whole(column: Float) -> Int:
+        counts: Int = np.rint(by_arm(column)).astype(np.int64)
+        return counts
 
     answered = tallies.exposures > 0
     latest = float(tallies.time[answered].max()) if answered.any() else state.last_exposure
@@ -72,7 +73,7 @@ def _added(policy: Policy, state: State, tallies: Tallies, arms: Int) -> State:
         sums=(sums, *state.sums[1:]),
         last_exposure=max(state.last_exposure, latest),
         rewarded=state.rewarded + (round(joined) if state.rollout else 0),
-        join_rate=health.update_join_rate(
+        join_rate=update_join_rate(
             state.join_rate, outcomes, joined, least=policy.spec.health.join_rate
         ),
     )
@@ -84,11 +85,9 @@ def _fed(policy: Policy, state: State, tallies: Tallies, stratum: Int, arm: Int)
     assert estimators is not None
     high = policy.spec.reward.range[1]
 
-    def cells(n: np.ndarray, s: np.ndarray) -> Cells:
+    def cells(n: Float, s: Float) -> Cells:
         some = np.flatnonzero(n)
-        return cells_of(
-            state.strata, stratum=stratum[some], arm=arm[some], n=n[some], s=s[some]
-        )
+        return cells_of(state.strata, stratum=stratum[some], arm=arm[some], n=n[some], s=s[some])
 
     if tallies.entered.any():
         answers = cells(tallies.entered, tallies.entered_errors)
@@ -112,5 +111,6 @@ def _fed(policy: Policy, state: State, tallies: Tallies, stratum: Int, arm: Int)
         value=tallies.analysed_value,
         square=tallies.analysed_value * high,
     )
-    estimators = estimate.observe_flow(spec, estimators, flow, state.clock)
+    watermark = state.clock - policy.spec.reward.grace
+    estimators = estimate.observe_flow(spec, estimators, flow, watermark)
     return replace(state, estimators=estimators)

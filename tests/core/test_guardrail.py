@@ -56,9 +56,10 @@ def test_the_sentences_give_the_numbers():
     assert latency.cause == "latency"
     assert "slower than v1 at p95 (12.5 ms)" in latency.reason
     refunds = guard("reward", "refund", log_worse=CERTAIN, champion=0.01, candidate=0.05)
-    assert "more refund than v1, 0.05 against 0.01" in harmed(
-        situation(guards=(refunds,)), 0.01
-    ).reason
+    assert (
+        "more refund than v1, 0.05 against 0.01"
+        in harmed(situation(guards=(refunds,)), 0.01).reason
+    )
     assert progress(math.log(50), 0.01) == "evidence 50 of 100"
     assert progress(1e6, 0.01).endswith("of 100")
 

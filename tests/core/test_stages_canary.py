@@ -230,7 +230,9 @@ def test_time_alone_promotes_nothing_of_which_there_is_no_outcome():
 
 
 def test_a_hold_says_how_far_it_is():
-    few = rule(CANARY, situation(candidate=arm("v2", 12, 0.3), rollout={"step_outcomes": {"v2": 5}}))
+    few = rule(
+        CANARY, situation(candidate=arm("v2", 12, 0.3), rollout={"step_outcomes": {"v2": 5}})
+    )
     assert few.reason == "step 1 of 3: 7 of 200 outcomes"
     young = rule(CANARY, situation(in_step_s=60.0))
     assert young.reason == "step 1 of 3: 4 min more"

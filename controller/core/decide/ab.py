@@ -55,9 +55,7 @@ def _better(stage: Stage, situation: Situation, weights: dict[str, int]) -> Ruli
     return Ruling(verdict, "better", reason, weights, candidate=arm)
 
 
-def _missing(
-    stage: Stage, situation: Situation, seen: CandidateEvidence
-) -> tuple[str, str] | None:
+def _missing(stage: Stage, situation: Situation, seen: CandidateEvidence) -> tuple[str, str] | None:
     arm = seen.candidate.arm
     for condition in promotion(stage, situation, seen)[1:]:
         if not condition.is_met:

@@ -118,6 +118,7 @@ def all_conditions(stage: Stage, situation: Situation) -> tuple[Condition, ...]:
 def harm(situation: Situation, seen: CandidateEvidence, alpha: float) -> tuple[Condition, ...]:
     """The ways in which this candidate may be rolled back, each with its share of alpha."""
     arm = seen.candidate.arm
+    ways: list[tuple[str, str, float, GuardEvidence | None]]
     ways = [("reward_harm", "worse reward, outcomes that are final", seen.log_harm, None)]
     if situation.is_binary:
         ways.append(("reward_fast", "worse reward, as it comes in", seen.log_harm_fast, None))
@@ -133,9 +134,7 @@ def harm(situation: Situation, seen: CandidateEvidence, alpha: float) -> tuple[C
     )
 
 
-def promotion(
-    stage: Stage, situation: Situation, seen: CandidateEvidence
-) -> tuple[Condition, ...]:
+def promotion(stage: Stage, situation: Situation, seen: CandidateEvidence) -> tuple[Condition, ...]:
     """What must be proven before this candidate is promoted."""
     arm, alpha = seen.candidate.arm, promotion_alpha(stage)
     if stage.canary is not None:

@@ -98,12 +98,18 @@ def _exceeds(seen: CandidateEvidence, guard: GuardEvidence) -> str:
             f"{good.arm} {_percent(good.errors, good.answers)}"
         )
     if guard.metric == "latency":
-        slow = "" if guard.candidate is None else f": {guard.candidate:.2%} of its answers"
-        limit = "" if guard.champion is None else f" ({guard.champion:.4g} ms)"
-        allowed = f" by more than {guard.max_increase:.3g}" if guard.max_increase else ""
-        return f"is slower than {seen.champion.arm} at {guard.detail}{limit}{allowed}{slow}"
+        limit = "" if guard.limit_ms is None else f" than {guard.limit_ms:.4g} ms"
+        return (
+            f"is slower than {seen.champion.arm} at {guard.detail}: {_share(guard.candidate)} of "
+            f"its answers take longer{limit}, {_share(guard.champion)} of the champion's longer "
+            "than its own"
+        )
     means = f"{_number(guard.candidate)} against {_number(guard.champion)}"
     return f"has more {named(guard)} than {seen.champion.arm}, {means}"
+
+
+def _share(value: float | None) -> str:
+    return "an unknown share" if value is None else f"{value:.2%}"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from controller.core.model import BASIS, CandidateEvidence, Signals, Lift, Rollout
+from controller.core.model import BASIS, CandidateEvidence, Lift, Rollout, Signals
 
 
 @dataclass(frozen=True, slots=True)

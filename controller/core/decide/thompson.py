@@ -53,9 +53,7 @@ def rule(stage: Stage, situation: Situation) -> Ruling:
     return Ruling(Verdict.HOLD, cause, reason, weights, segments=segments)
 
 
-def _missing(
-    stage: Stage, situation: Situation, seen: CandidateEvidence
-) -> tuple[str, str] | None:
+def _missing(stage: Stage, situation: Situation, seen: CandidateEvidence) -> tuple[str, str] | None:
     for condition in promotion(stage, situation, seen)[1:]:
         if not condition.is_met:
             return condition.cause, f"not yet proven {condition.name}: {condition.progress}"

@@ -151,7 +151,7 @@ def lift_gains(rows: Units, guess: Guess, candidates: int) -> Float:
 def _stakes(
     book: Book, pi: Float, mean: Float, guess: Guess, *, caution: float
 ) -> tuple[Float, Float]:
-    """lambda of (2), 0 where the alternative lies within the null; and the worst loss of stake 1."""
+    """Lambda of (2), 0 where the alternative lies within the null; and the worst loss of stake 1."""
     r, m = book.ratio, mean
     beyond = book.side * ((book.slope - r) * np.abs(m) + book.offset - book.shift)
     variance = guess.variance * (r / pi + r * r / (1.0 - pi))

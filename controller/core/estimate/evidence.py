@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from controller.core.estimate import latency, purse, reward
 from controller.core.estimate import growth as forecast
+from controller.core.estimate import latency, purse, reward
 from controller.core.estimate.book import Book
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.game import Game
