@@ -275,5 +275,6 @@ def _segments(names: list[str], index: dict[str, int]) -> Int:
     """As `_indices`, -1 for no text; quick where no event of the chunk is in a segment."""
     if not any(names):
         return np.full(len(names), -1, np.int64)
-    code = {name: index.setdefault(name, len(index)) if name else -1 for name in set(names)}
+    known = dict.fromkeys(names)
+    code = {name: index.setdefault(name, len(index)) if name else -1 for name in known}
     return np.fromiter(map(code.__getitem__, names), np.int64, len(names))
