@@ -19,13 +19,15 @@ asks whether the data can be trusted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from controller.core.estimate import bandit, game, latency, moments, purse, reward, risk
 from controller.core.estimate import evidence as telling
-from controller.core.estimate import game, latency, moments, reward
+from controller.core.estimate import health as ratios
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.growth import ebh
 from controller.core.estimate.spec import EstimatorSpec, History, RewardSpec
@@ -85,8 +87,27 @@ def start(spec: EstimatorSpec, history: History, *, candidates: int = 1) -> Esti
             reward.start(by, past, candidates)
             for by, past in zip(books.rewards, pasts, strict=True)
         ),
+        risk=risk.start(candidates, spec.min_effect, is_minimised=spec.is_minimised),
+        blocks=_blocks(spec, history, candidates) if spec.has_bandit else None,
+        units=ratios.start(candidates),
+        outcomes=ratios.start(candidates),
+        dropped=ratios.start(candidates),
         candidates=candidates,
+        clock=-math.inf,
     )
+
+
+def _blocks(spec: EstimatorSpec, history: History, candidates: int) -> bandit.Blocks:
+    terms = bandit.Terms(
+        is_binary=spec.reward.is_binary,
+        low=spec.reward.low,
+        high=spec.reward.high,
+        default=spec.reward.default,
+        window_s=spec.window_s,
+        is_minimised=spec.is_minimised,
+        half_life_s=spec.half_life_s,
+    )
+    return bandit.start(terms, history.outcomes, candidates=candidates)
 
 
 def with_candidate(spec: EstimatorSpec, est: Estimators) -> Estimators:
@@ -104,6 +125,11 @@ def with_candidate(spec: EstimatorSpec, est: Estimators) -> Estimators:
             reward.with_candidate(by, one)
             for by, one in zip(books.rewards, est.rewards, strict=True)
         ),
+        risk=risk.with_candidate(est.risk),
+        blocks=None if est.blocks is None else bandit.with_arm(est.blocks),
+        units=ratios.with_candidate(est.units),
+        outcomes=ratios.with_candidate(est.outcomes),
+        dropped=ratios.with_candidate(est.dropped),
         candidates=est.candidates + 1,
     )
 
@@ -134,6 +160,7 @@ def new_step(spec: EstimatorSpec, est: Estimators) -> Estimators:
         rewards=tuple(
             reward.new_step(by, one) for by, one in zip(books.rewards, est.rewards, strict=True)
         ),
+        risk=risk.new_step(est.risk),
     )
 
 
@@ -148,7 +175,15 @@ def observe_outcomes(
 
     time  epoch seconds of the latest
     """
-    return replace(est, reward=reward.observed(judges(spec).reward, est.reward, cells, sample))
+    by, arms = judges(spec).reward, cells
+    if sample is not None and not by.spec.is_binary:
+        arms = purse.arms(sample, est.candidates)
+    return replace(
+        est,
+        reward=reward.observed(by, est.reward, cells, sample),
+        outcomes=est.outcomes if arms is None else ratios.update(est.outcomes, arms),
+        clock=max(est.clock, time),
+    )
 
 
 def observe_reward(
@@ -184,19 +219,37 @@ def observe_shadow(spec: EstimatorSpec, est: Estimators, cells: Cells) -> Estima
     return replace(est, shadow=game.observed(judges(spec).errors, est.shadow, cells)[0])
 
 
-def observe_units(spec: EstimatorSpec, est: Estimators, cells: Cells) -> Estimators:
+def observe_units(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is observed
+    est: Estimators,
+    cells: Cells,
+) -> Estimators:
     """Add assigned units, n0 and n1, for the sample ratio."""
-    raise NotImplementedError
+    return replace(est, units=ratios.update(est.units, cells))
 
 
-def observe_dropped(spec: EstimatorSpec, est: Estimators, cells: Cells) -> Estimators:
+def observe_dropped(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is observed
+    est: Estimators,
+    cells: Cells,
+) -> Estimators:
     """Add dropped events; pi = the candidate's share of such events that were not dropped."""
-    raise NotImplementedError
+    return replace(est, dropped=ratios.update(est.dropped, cells))
 
 
-def observe_flow(spec: EstimatorSpec, est: Estimators, flow: Flow, now: float) -> Estimators:
+def observe_flow(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is observed
+    est: Estimators,
+    flow: Flow,
+    now: float,
+) -> Estimators:
     """Add entries, first rewards and ends of analysed units; `now` is the watermark."""
-    raise NotImplementedError
+    return replace(
+        est,
+        risk=risk.observe(est.risk, flow),
+        blocks=None if est.blocks is None else bandit.observe(est.blocks, flow, now),
+        clock=max(est.clock, now),
+    )
 
 
 def latency_limits(spec: EstimatorSpec, est: Estimators) -> Float:
@@ -235,19 +288,36 @@ def evidence(
     return telling.of_candidates(spec, est, champion, candidates)
 
 
-def health(spec: EstimatorSpec, est: Estimators) -> Health:
+def health(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+) -> Health:
     """Whether the data can be trusted."""
-    raise NotImplementedError
+    return Health(
+        log_exposures=float(ratios.log_sample_ratio(est.units).max()),
+        log_outcomes=float(ratios.log_sample_ratio(est.outcomes).max()),
+        log_dropped=float(ratios.log_sample_ratio(est.dropped).max()),
+    )
 
 
-def best(spec: EstimatorSpec, est: Estimators, segment: int | None = None) -> tuple[float, ...]:
-    """The probability to be best, of the champion, then of each candidate."""
-    raise NotImplementedError
+def best(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+    segment: int | None = None,
+) -> tuple[float, ...]:
+    """The probability to be best, of the champion, then of each candidate; NaN without bandit."""
+    if est.blocks is None:
+        return (math.nan,) * (1 + est.candidates)
+    return bandit.best(est.blocks, est.clock, segment)
 
 
-def loss(spec: EstimatorSpec, est: Estimators, candidate: int) -> float:
-    """What is lost on average, relative to the champion, by promoting a candidate."""
-    raise NotImplementedError
+def loss(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+    candidate: int,
+) -> float:
+    """What is lost on average, relative to the champion, by promoting a candidate; NaN as above."""
+    return math.nan if est.blocks is None else bandit.loss(est.blocks, est.clock, candidate)
 
 
 def growth(spec: EstimatorSpec, est: Estimators, candidate: int, pi: float) -> Growth:

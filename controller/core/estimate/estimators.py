@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from controller.core.estimate import reward
+from controller.core.estimate.bandit import Blocks
 from controller.core.estimate.book import ERRORS, Book, guard_book
 from controller.core.estimate.game import Game
+from controller.core.estimate.health import SampleRatio
 from controller.core.estimate.latency import Latency
 from controller.core.estimate.reward import Judge, Reward
+from controller.core.estimate.risk import Risk
 from controller.core.estimate.spec import EstimatorSpec
 
 
@@ -22,7 +25,11 @@ class Estimators:
     shadow      of answers to mirrored requests
     latency     None where it is not guarded
     rewards     second rewards, in the order of the spec
+    risk        first rewards as they come, of units at risk
+    blocks      what the bandit remembers; None where there is none
+    units, outcomes, dropped   arms of assigned units, of closed outcomes, of dropped events
     candidates  how many there are
+    clock       epoch seconds of the latest that was observed
     """
 
     reward: Reward
@@ -30,7 +37,13 @@ class Estimators:
     shadow: Game
     latency: Latency | None
     rewards: tuple[Reward, ...]
+    risk: Risk
+    blocks: Blocks | None
+    units: SampleRatio
+    outcomes: SampleRatio
+    dropped: SampleRatio
     candidates: int
+    clock: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
