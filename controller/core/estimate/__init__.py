@@ -19,27 +19,17 @@ asks whether the data can be trusted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from controller.core.estimate import (
-    bandit,
-    game,
-    latency,
-    moments,
-    reward,
-    risk,
-    rivals,
-)
+from controller.core.estimate import bandit, game, latency, moments, purse, reward, risk
 from controller.core.estimate import evidence as telling
-from controller.core.estimate import health as trust
-from controller.core.estimate import recent as week
-from controller.core.estimate.bandit import Blocks, Terms
+from controller.core.estimate import health as ratios
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.growth import ebh
-from controller.core.estimate.moments import PlugIn
 from controller.core.estimate.spec import EstimatorSpec, History, RewardSpec
 from controller.core.model import (
     CandidateEvidence,
@@ -48,7 +38,6 @@ from controller.core.model import (
     Flow,
     Growth,
     Health,
-    Lift,
     Sample,
 )
 
@@ -63,7 +52,7 @@ __all__ = [
     "growth",
     "health",
     "latency_limits",
-    "losses",
+    "loss",
     "new_epoch",
     "new_step",
     "observe_answers",
@@ -74,8 +63,6 @@ __all__ = [
     "observe_reward",
     "observe_shadow",
     "observe_units",
-    "outcomes",
-    "recent",
     "start",
     "with_candidate",
 ]
@@ -91,7 +78,6 @@ def start(spec: EstimatorSpec, history: History, *, candidates: int = 1) -> Esti
     books = judges(spec)
     errors = moments.plug_in(history.answers, prior_n=_ERROR_PRIOR[0], prior_s=_ERROR_PRIOR[1])
     pasts = history.rewards or (_NO_PAST,) * len(spec.rewards)
-    ratio = trust.start(candidates)
     return Estimators(
         reward=reward.start(books.reward, history.outcomes, candidates),
         errors=game.start(books.errors, errors, candidates),
@@ -102,34 +88,26 @@ def start(spec: EstimatorSpec, history: History, *, candidates: int = 1) -> Esti
             for by, past in zip(books.rewards, pasts, strict=True)
         ),
         risk=risk.start(candidates, spec.min_effect, is_minimised=spec.is_minimised),
-        blocks=_blocks(spec, history, candidates),
-        rivals=rivals.start(spec, _mean_of(spec, history), candidates),
-        recent=week.start(candidates),
-        assigned=ratio,
-        settled=ratio,
-        dropped=ratio,
+        blocks=_blocks(spec, history, candidates) if spec.has_bandit else None,
+        units=ratios.start(candidates),
+        outcomes=ratios.start(candidates),
+        dropped=ratios.start(candidates),
         candidates=candidates,
+        clock=-math.inf,
     )
 
 
-def _blocks(spec: EstimatorSpec, history: History, candidates: int) -> Blocks | None:
-    if not spec.has_bandit:
-        return None
-    asked = spec.reward
-    terms = Terms(
-        is_binary=asked.is_binary,
-        low=asked.low,
-        high=asked.high,
-        default=asked.default,
+def _blocks(spec: EstimatorSpec, history: History, candidates: int) -> bandit.Blocks:
+    terms = bandit.Terms(
+        is_binary=spec.reward.is_binary,
+        low=spec.reward.low,
+        high=spec.reward.high,
+        default=spec.reward.default,
         window_s=spec.window_s,
         is_minimised=spec.is_minimised,
         half_life_s=spec.half_life_s,
     )
     return bandit.start(terms, history.outcomes, candidates=candidates)
-
-
-def _mean_of(spec: EstimatorSpec, history: History) -> PlugIn:
-    return rivals.prior(history.outcomes, spec.reward.low, spec.reward.high)
 
 
 def with_candidate(spec: EstimatorSpec, est: Estimators) -> Estimators:
@@ -149,11 +127,9 @@ def with_candidate(spec: EstimatorSpec, est: Estimators) -> Estimators:
         ),
         risk=risk.with_candidate(est.risk),
         blocks=None if est.blocks is None else bandit.with_arm(est.blocks),
-        rivals=rivals.with_candidate(spec, est.rivals, _mean_of(spec, History())),
-        recent=week.with_candidate(est.recent),
-        assigned=trust.with_candidate(est.assigned),
-        settled=trust.with_candidate(est.settled),
-        dropped=trust.with_candidate(est.dropped),
+        units=ratios.with_candidate(est.units),
+        outcomes=ratios.with_candidate(est.outcomes),
+        dropped=ratios.with_candidate(est.dropped),
         candidates=est.candidates + 1,
     )
 
@@ -168,7 +144,6 @@ def new_epoch(
         reward=reward.new_epoch(est.reward),
         errors=game.new_epoch(est.errors),
         rewards=tuple(reward.new_epoch(one) for one in est.rewards),
-        rivals=rivals.new_epoch(est.rivals),
     )
 
 
@@ -200,38 +175,14 @@ def observe_outcomes(
 
     time  epoch seconds of the latest
     """
-    seen = cells if cells is not None else sample
-    if seen is None:
-        return est
-    counted = seen if isinstance(seen, Cells) else _counted(seen)
-    after = replace(
+    by, arms = judges(spec).reward, cells
+    if sample is not None and not by.spec.is_binary:
+        arms = purse.arms(sample, est.candidates)
+    return replace(
         est,
-        reward=reward.observed(judges(spec).reward, est.reward, cells, sample),
-        settled=trust.update(est.settled, counted),
-        recent=week.observe(est.recent, seen, time),
-    )
-    if cells is not None:
-        after = replace(after, rivals=rivals.observed(spec, est.rivals, cells))
-    if reward.starts(after.reward) > reward.starts(est.reward):
-        # What begins again on final outcomes begins again on those that come in.
-        after = replace(after, risk=risk.new_step(after.risk))
-    return after
-
-
-def _counted(sample: Sample) -> Cells:
-    """How many units there are of each arm: what the sample ratio asks."""
-    row, candidate = np.nonzero(np.isfinite(sample.pi))
-    is_candidate = (sample.arm[row] > 0).astype(np.float64)
-    none = np.zeros(len(row))
-    return Cells(
-        candidate=candidate,
-        stratum=sample.stratum[row],
-        bin=np.zeros(len(row), np.int64),
-        pi=sample.pi[row, candidate],
-        n0=1.0 - is_candidate,
-        s0=none,
-        n1=is_candidate,
-        s1=none,
+        reward=reward.observed(by, est.reward, cells, sample),
+        outcomes=est.outcomes if arms is None else ratios.update(est.outcomes, arms),
+        clock=max(est.clock, time),
     )
 
 
@@ -274,7 +225,7 @@ def observe_units(
     cells: Cells,
 ) -> Estimators:
     """Add assigned units, n0 and n1, for the sample ratio."""
-    return replace(est, assigned=trust.update(est.assigned, cells))
+    return replace(est, units=ratios.update(est.units, cells))
 
 
 def observe_dropped(
@@ -283,18 +234,22 @@ def observe_dropped(
     cells: Cells,
 ) -> Estimators:
     """Add dropped events; pi = the candidate's share of such events that were not dropped."""
-    return replace(est, dropped=trust.update(est.dropped, cells))
+    return replace(est, dropped=ratios.update(est.dropped, cells))
 
 
-def observe_flow(spec: EstimatorSpec, est: Estimators, flow: Flow, now: float) -> Estimators:
+def observe_flow(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is observed
+    est: Estimators,
+    flow: Flow,
+    now: float,
+) -> Estimators:
     """Add entries, first rewards and ends of analysed units; `now` is the watermark."""
-    blocks = est.blocks
-    if blocks is not None:
-        blocks = bandit.observe(blocks, flow, now)
-    watched = est.risk
-    if spec.reward.is_binary:
-        watched = risk.observe(watched, flow)
-    return replace(est, risk=watched, blocks=blocks)
+    return replace(
+        est,
+        risk=risk.observe(est.risk, flow),
+        blocks=None if est.blocks is None else bandit.observe(est.blocks, flow, now),
+        clock=max(est.clock, now),
+    )
 
 
 def latency_limits(spec: EstimatorSpec, est: Estimators) -> Float:
@@ -333,33 +288,36 @@ def evidence(
     return telling.of_candidates(spec, est, champion, candidates)
 
 
-def outcomes(est: Estimators) -> tuple[int, ...]:
-    """Analysed outcomes of each candidate so far."""
-    return tuple(round(n) for n in reward.seen(est.reward)[:, 2].tolist())
-
-
-def recent(est: Estimators) -> tuple[Lift | None, ...]:
-    """What the last week alone says of each candidate's lift."""
-    return week.lifts(est.recent)
-
-
-def health(est: Estimators) -> Health:
+def health(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+) -> Health:
     """Whether the data can be trusted."""
     return Health(
-        log_exposures=float(trust.log_sample_ratio(est.assigned).max()),
-        log_outcomes=float(trust.log_sample_ratio(est.settled).max()),
-        log_dropped=float(trust.log_sample_ratio(est.dropped).max()),
+        log_exposures=float(ratios.log_sample_ratio(est.units).max()),
+        log_outcomes=float(ratios.log_sample_ratio(est.outcomes).max()),
+        log_dropped=float(ratios.log_sample_ratio(est.dropped).max()),
     )
 
 
-def best(est: Estimators, clock: float, segment: int | None = None) -> tuple[float, ...]:
-    """The probability to be best, of the champion, then of each candidate; none without bandit."""
-    return () if est.blocks is None else bandit.best(est.blocks, clock, segment)
+def best(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+    segment: int | None = None,
+) -> tuple[float, ...]:
+    """The probability to be best, of the champion, then of each candidate; NaN without bandit."""
+    if est.blocks is None:
+        return (math.nan,) * (1 + est.candidates)
+    return bandit.best(est.blocks, est.clock, segment)
 
 
-def losses(est: Estimators, clock: float) -> tuple[float, ...]:
-    """What is lost on average, relative to the champion, by promoting each candidate."""
-    return () if est.blocks is None else bandit.losses(est.blocks, clock)
+def loss(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+    candidate: int,
+) -> float:
+    """What is lost on average, relative to the champion, by promoting a candidate; NaN as above."""
+    return math.nan if est.blocks is None else bandit.loss(est.blocks, est.clock, candidate)
 
 
 def growth(spec: EstimatorSpec, est: Estimators, candidate: int, pi: float) -> Growth:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from controller.core.estimate import bandit, latency, purse, reward, risk
 from controller.core.estimate import growth as forecast
-from controller.core.estimate import latency, purse, reward, risk, rivals
 from controller.core.estimate.book import Book
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.game import Game
@@ -29,14 +29,15 @@ def of_candidates(
     log_e, log_mixed = reward.log_e(est.reward)
     arms = _summaries(spec.reward, est, champion, candidates)
     shadow = _errors_guards(spec, est.shadow)
+    p_best, losses = _bandit(est)
     of_each = zip(
-        candidates,
         arms,
         _guards(spec, est),
         log_e.tolist(),
         log_mixed.tolist(),
         est.reward.ratio.tolist(),
         est.reward.limits.tolist(),
+        risk.log_harm(est.risk).tolist(),
         strict=False,
     )
     return tuple(
@@ -46,21 +47,34 @@ def of_candidates(
             lift=Lift(ratio - 1.0 if ratio == ratio else None, lower, upper),  # noqa: PLR0124 - NaN
             risk=max(0.0, upper if spec.is_minimised else -lower),
             log_harm=harm,
-            log_harm_fast=float(risk.log_harm(est.risk)[i]) if spec.reward.is_binary else 0.0,
+            log_harm_fast=fast,
             log_superior=families[1],
             log_noninferior=_per_stage(spec, families),
             guards=guards,
             shadow=shadow[i] if shadow else None,
-            log_better=tuple(rivals.log_better(est.rivals)[i].tolist()),
-            p_best=math.nan,
-            loss=math.nan,
+            p_best=p_best[1 + i],
+            loss=losses[i],
             capped=reward.share_cut(est.reward),
             multiplicity=est.candidates,
         )
-        for i, (_, (before, after), guards, families, harm, ratio, (lower, upper)) in enumerate(
-            of_each
-        )
+        for i, (
+            (before, after),
+            guards,
+            families,
+            harm,
+            ratio,
+            (lower, upper),
+            fast,
+        ) in enumerate(of_each)
     )
+
+
+def _bandit(est: Estimators) -> tuple[Sequence[float], Sequence[float]]:
+    """P(best) of the champion and of each candidate; the loss of promoting each candidate."""
+    if est.blocks is None:
+        return [math.nan] * (1 + est.candidates), [math.nan] * est.candidates
+    losses = [bandit.loss(est.blocks, est.clock, i) for i in range(est.candidates)]
+    return bandit.best(est.blocks, est.clock), losses
 
 
 def _per_stage(spec: EstimatorSpec, families: list[float]) -> tuple[float, ...]:
