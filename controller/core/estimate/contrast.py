@@ -105,7 +105,7 @@ def _standardised(n: Float, events: Float, left: Float) -> tuple[Float, Float]:
     log_rate, information = _log_rates(n, events, np.zeros(len(counts)))
     expected = (n[1:] @ np.exp(log_rate)) / left
     seen = events[1:].sum(axis=1) / left
-    if expected.any():
+    if seen.any() and expected.any():
         level = seen.sum() / expected.sum()
         reference = np.append(0.0, left / _drift(seen, level * expected, level * expected))
         log_rate, information = _log_rates(
