@@ -148,7 +148,7 @@ def evidence_summary(policy: Policy, state: State) -> dict[str, Json]:
     evidence = _evidence(state)
     if not evidence or state.estimators is None or state.spec is None:
         return {}
-    health = estimate.health(state.estimators)
+    health = estimate.health(state.spec, state.estimators)
     first, *others = evidence
     summary: dict[str, Json] = {
         "champion": _arm_summary(first.champion),
