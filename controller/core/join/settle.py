@@ -137,16 +137,17 @@ def _ripe(table: Table, watermark: float) -> Int:
 def _root_of(table: Table, rows: Int) -> Int:
     """The pending root to which each settled exposure belongs, -1 where there is none."""
     store = table.exposures
-    root = rows
+    root = rows.copy()
     if store.has("root"):
-        is_root = (store.flags[rows] & ANALYSED) != 0
-        root = np.where(is_root, rows, store.root[rows]).astype(np.int64)
+        is_member = (store.flags[rows] & ANALYSED) == 0
+        root[is_member] = store.root[rows[is_member]]
     # A root that closed may have given its row to another exposure, which then comes later.
     pending = (root >= 0) & ((store.flags[root] & (ANALYSED | CLOSED)) == ANALYSED)
     pending &= (root == rows) | (
         (store.unit[root] == store.unit[rows]) & precedes(store, root, rows)
     )
-    return np.where(pending, root, NONE).astype(np.int64)
+    root[~pending] = NONE
+    return root
 
 
 def _first(table: Table, rule: JoinRule, entry: Int, root: Int) -> Events:
