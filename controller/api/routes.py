@@ -147,13 +147,13 @@ async def assignments(
     units = [body.unit] if body.units is None else body.units
     found = [
         _assignment(unit, row)
-        for unit, row in zip(units, backend.assign(model, units), strict=True)
+        for unit, row in zip(units, backend.assign(model, units, body.segment), strict=True)
     ]
     return found[0] if body.units is None else Assignments(assignments=found)
 
 
 def _assignment(unit: str | None, row: dict[str, Json]) -> Assignment:
-    wanted = {key: row.get(key) for key in ("arm", "epoch", "propensity", "request_id")}
+    wanted = {key: row[key] for key in ("arm", "epoch", "propensity", "request_id", "segment")}
     return Assignment.model_validate({"unit": unit, **wanted})
 
 

@@ -261,6 +261,9 @@ class Assignment(_Answer):
     request_id: str | None = Field(
         description="to be sent with exposure and reward; made for requests without a unit"
     )
+    segment: str | None = Field(
+        description="to be sent with the exposure; null where the given value is no segment"
+    )
 
 
 class Assignments(_Answer):
@@ -339,6 +342,9 @@ class Candidate(_Body):
     endpoints: list[Endpoint] = Field(default_factory=list)
     trained_at: str | None = Field(default=None, max_length=100)
     metrics: dict[str, Finite] = Field(default_factory=dict)
+    covariates: dict[str, Finite] | None = Field(
+        default=None, description="unit -> what is known of it already; more as `covariate` events"
+    )
 
     def event(self) -> dict[str, Json]:
         """The version event's fields that were given, without `type` and `model`."""
@@ -348,16 +354,23 @@ class Candidate(_Body):
         return {key: value for key, value in fields.items() if value is not None}
 
 
-Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=512)]
+Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class AssignmentQuery(_Body):
     """One `unit` or several `units`; null is a request that is a unit of its own."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"unit": "u1"}, {"units": ["u1"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"unit": "u1"}, {"units": ["u1"]}, {"unit": "u1", "segment": "de"}]
+        }
+    )
 
     unit: Id | None = None
     units: list[Id | None] | None = Field(default=None, max_length=10_000)
+    segment: str | None = Field(
+        default=None, description="the value of the policy's header of segments, as it was received"
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> AssignmentQuery:

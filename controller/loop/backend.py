@@ -19,7 +19,7 @@ from controller.core.commands import legal_operation
 from controller.core.explain import explanation
 from controller.core.model import Json, Operation, Reason, Report, Role, Version
 from controller.core.record import decision_document
-from controller.core.split import assign, propensity
+from controller.core.split import assign_many, is_segment, propensity
 from controller.errors import CommandError, EventError
 from controller.ledger import Ledger
 from controller.loop.fold import Turned
@@ -222,27 +222,42 @@ class LoopBackend:
             trained_at=version.get("trained_at"),  # type: ignore[arg-type]
             metrics=dict(version.get("metrics") or {}),  # type: ignore[arg-type]
         )
-        line = codec.version_line(model, time=self._clock(), version=known, role=Role.CANDIDATE)
+        line = codec.version_line(
+            model,
+            time=self._clock(),
+            version=known,
+            role=Role.CANDIDATE,
+            covariates=version.get("covariates"),  # type: ignore[arg-type]
+        )
         await self._wheel.append_and_turn(model, line)
         return self.report(model)
 
-    def assign(self, model: str, units: Sequence[str | None]) -> list[dict[str, Json]]:
-        """The arm of each unit under the present split; a unit of its own gets a request id."""
+    def assign(
+        self, model: str, units: Sequence[str | None], segment: str | None = None
+    ) -> list[dict[str, Json]]:
+        """The arm of each unit under the present split; a unit of its own gets a request id.
+
+        All of them are in `segment`, which is None in the rows where it can be none.
+        """
         wanted = self._turned[model].state.split
-        rows: list[dict[str, Json]] = []
-        for unit in units:
-            request_id = str(uuid4())
-            arm = assign(wanted, unit if unit is not None else request_id)
-            rows.append(
-                {
-                    "unit": unit,
-                    "arm": arm,
-                    "epoch": wanted.epoch,
-                    "propensity": propensity(wanted, arm),
-                    "request_id": request_id,
-                }
-            )
-        return rows
+        named = segment if segment is not None and is_segment(segment) else None
+        request_ids = [str(uuid4()) for _ in units]
+        hashed = [
+            own if unit is None else unit for unit, own in zip(units, request_ids, strict=True)
+        ]
+        arms = assign_many(wanted, hashed, named)
+        chance = {arm: propensity(wanted, arm, named) for arm in dict.fromkeys(arms)}
+        return [
+            {
+                "unit": unit,
+                "arm": arm,
+                "epoch": wanted.epoch,
+                "propensity": chance[arm],
+                "request_id": request_id,
+                "segment": named,
+            }
+            for unit, arm, request_id in zip(units, arms, request_ids, strict=True)
+        ]
 
     # --- inside -------------------------------------------------------------------------------
 

@@ -176,13 +176,16 @@ class Fake:
             self.publish(replace(report, queue=(*report.queue, name)))
         return self.reports[model]
 
-    def assign(self, model: str, units: Sequence[str | None]) -> list[dict[str, Json]]:
+    def assign(
+        self, model: str, units: Sequence[str | None], segment: str | None = None
+    ) -> list[dict[str, Json]]:
         return [
             {
                 "arm": "v1",
                 "epoch": 17,
                 "propensity": 0.95,
                 "request_id": f"own-{index}" if unit is None else None,
+                "segment": segment,
             }
             for index, unit in enumerate(units)
         ]

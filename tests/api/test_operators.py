@@ -16,6 +16,7 @@ def test_a_candidate_that_waits_is_accepted_with_202(served: Served) -> None:
     body = {
         "type": "version", "version": "v4", "parent": "v1", "endpoints": ["127.0.0.1:9002"],
         "trained_at": "2026-11-20T00:00:00Z", "metrics": {"accuracy": 0.94},
+        "covariates": {"u1": 12.5},
     }  # fmt: skip
     answer = served.client.post(CANDIDATES, json=body)
     assert answer.status_code == 202
@@ -39,6 +40,8 @@ def test_a_candidate_whose_rollout_begins_is_created_with_201(served: Served) ->
         {"version": "v4", "role": "champion"},
         {"version": "v4", "model": "other"},
         {"version": "v4", "metrics": {"accuracy": "high"}},
+        {"version": "v4", "covariates": {"u1": "much"}},
+        {"version": "v4", "covariates": ["u1"]},
         {"version": "../v4"},
         {"version": "v4", "endpoints": ["no-port"]},
         {},
@@ -96,6 +99,7 @@ def test_assignments_of_one_unit_of_several_and_of_own_units(client: httpx.Clien
     one = client.post(path, json={"unit": "u1"}).json()
     assert one == {
         "unit": "u1", "arm": "v1", "epoch": 17, "propensity": 0.95, "request_id": None,
+        "segment": None,
     }  # fmt: skip
     several = client.post(path, json={"units": ["u1", None, "u2"]}).json()["assignments"]
     assert [row["unit"] for row in several] == ["u1", None, "u2"]
@@ -103,3 +107,14 @@ def test_assignments_of_one_unit_of_several_and_of_own_units(client: httpx.Clien
     assert client.post(path, json={}).json()["request_id"] == "own-0"
     assert client.post(path, json={"unit": "u", "units": []}).status_code == 422
     assert client.post(path, json={"unit": ""}).status_code == 422
+    assert client.post(path, json={"unit": "u" * 257}).status_code == 422
+
+
+def test_an_assignment_may_be_asked_for_in_a_segment(client: httpx.Client) -> None:
+    path = "/v1/models/digits/assignments"
+    one = client.post(path, json={"unit": "u1", "segment": "de"}).json()
+    assert (one["unit"], one["segment"]) == ("u1", "de")
+    several = client.post(path, json={"units": ["u1", None], "segment": "de"}).json()
+    assert [row["segment"] for row in several["assignments"]] == ["de", "de"]
+    assert client.post(path, json={"unit": "u1", "segment": 7}).status_code == 422
+    assert client.post(path, json={"unit": "u1", "segments": "de"}).status_code == 422
