@@ -187,7 +187,9 @@ class EventSource:
         loss = self._truth.scenario.loss
         if loss is None or loss.events != what:
             return np.zeros(len(arm), dtype=np.bool_)
-        lost: np.ndarray = (self._rng.random(len(arm)) < loss.share) & self._concerned(loss.arm)[arm]
+        lost: np.ndarray = (self._rng.random(len(arm)) < loss.share) & self._concerned(loss.arm)[
+            arm
+        ]
         return lost
 
     def _concerned(self, side: str) -> np.ndarray:
@@ -255,7 +257,7 @@ class _Road(Generic[Columns]):
     """Events on their way to the log."""
 
     def __init__(self, columns: Columns) -> None:
-        self._columns = columns
+        self._columns: Columns = columns
         self._arrival = np.empty(0)
 
     def send(self, columns: Columns, arrival: Float) -> None:

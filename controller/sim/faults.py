@@ -34,9 +34,7 @@ def _problem(document: Document, fault: ErrorDetails, model: type[BaseModel]) ->
         near = nearest(name, known)
         return Problem(render(path), name, expected, mark.line + 1, mark.column + 1, near)
     if fault["type"] == "missing":
-        return Problem(
-            render(path), "nothing", f"the field {path[-1]}", *document.at(path[:-1])
-        )
+        return Problem(render(path), "nothing", f"the field {path[-1]}", *document.at(path[:-1]))
     return Problem(render(path), document.found(path), _expected(fault), *document.at(path))
 
 

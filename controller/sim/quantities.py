@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 from pydantic import BeforeValidator, Field
 
@@ -35,6 +35,9 @@ CURVE_PHRASE: Final = (
 
 class QuantityError(UnderstudyError):
     """A value on the command line that cannot be read."""
+
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ def _moment(value: object) -> Moment:
     return Moment(seconds=duration_s(value))
 
 
-def _or(phrase: str, read: Callable[[object], object], value: object) -> object:
+def _or(phrase: str, read: Callable[[object], Value], value: object) -> Value:
     try:
         return read(value)
     except ValueError as exc:

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from controller.core.policy import document as _document
 from controller.core.policy.base import Object, given, written
-from controller.core.policy.quantities import Count, Number, PositiveDuration, Share
+from controller.core.policy.quantities import Count, PositiveDuration, Share
 from controller.errors import UnderstudyError
 from controller.sim.faults import lines_of
 from controller.sim.quantities import (
@@ -258,9 +258,7 @@ def parse(text: str, source: str) -> Scenario:
         ScenarioError: with every fault found, each with its line.
     """
     read = _document.read(text)
-    lines = [
-        f"{source}:{fault.line}:{fault.column}: {fault.sentence()}" for fault in read.faults
-    ]
+    lines = [f"{source}:{fault.line}:{fault.column}: {fault.sentence()}" for fault in read.faults]
     try:
         scenario = Scenario.model_validate({} if read.value is None else read.value)
     except ValidationError as exc:

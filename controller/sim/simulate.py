@@ -13,14 +13,14 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
 from controller.core import engine
 from controller.core.conduct import stage_kind
 from controller.core.decide.phases import RESTING
-from controller.core.model import Decision, Phase
+from controller.core.model import Decision, Phase, Verdict
 from controller.core.policy import Policy
 from controller.core.state import State, initial
 from controller.errors import UnderstudyError
@@ -30,6 +30,14 @@ from controller.sim.world import Level, World, events_needed
 
 MOST_TICKS = 300
 """Looks in a run where neither scenario nor caller says how often to look."""
+
+
+VERDICTS: Final[dict[Phase, Literal["promoted", "rolled_back"]]] = {
+    Phase.PROMOTING: "promoted",
+    Phase.PROMOTED: "promoted",
+    Phase.ROLLING_BACK: "rolled_back",
+    Phase.ROLLED_BACK: "rolled_back",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +202,7 @@ def _numbered(number: int) -> Run:
 
 
 def generator(seed: int, number: int) -> Rng:
-    """The source of chance of one run: what `SeedSequence(seed).spawn` gives the number-th child."""
+    """The source of chance of one run: the number-th child that the seed's sequence spawns."""
     sequence = np.random.SeedSequence(seed, spawn_key=(number,))  # noqa: TID251 - seeded
     return np.random.default_rng(sequence)  # noqa: TID251 - a generator of its own
 
@@ -221,7 +229,7 @@ def rollout(plan: Plan, seed: int, number: int) -> Run:
 
 def is_over(state: State) -> bool:
     """Whether every candidate that was offered is judged."""
-    return state.phase in RESTING and state.rollouts > 0 and not state.queue
+    return state.phase in RESTING | set(VERDICTS) and state.rollouts > 0 and not state.queue
 
 
 class Logbook:
@@ -234,6 +242,7 @@ class Logbook:
         self._began = 0.0
         self._decisions = 0
         self._ruling = ("", "")
+        self._ended: float | None = None
 
     def note(self, state: State, decisions: tuple[Decision, ...]) -> None:
         """Remember what a step brought."""
@@ -242,8 +251,11 @@ class Logbook:
             return
         if not self._stages:
             self._began = state.rollout.started
-        if state.is_judging or decisions:
+        if state.is_judging:
             self._ruling = (state.said.cause, state.said.reason)
+        for decision in decisions:
+            if decision.verdict in {Verdict.PROMOTE, Verdict.ROLL_BACK}:
+                self._ruling, self._ended = (decision.cause, decision.reason), decision.time
         here = (state.rollout.id, state.rollout.stage, state.rollout.step)
         if state.is_judging and here != self._last:
             kind = stage_kind(self._policy, state.rollout)
@@ -253,19 +265,14 @@ class Logbook:
     def run(self, number: int, world: World, state: State) -> Run:
         """The whole run."""
         account = world.account
-        verdicts: dict[Phase, Literal["promoted", "rolled_back"]] = {
-            Phase.PROMOTING: "promoted",
-            Phase.PROMOTED: "promoted",
-            Phase.ROLLING_BACK: "rolled_back",
-            Phase.ROLLED_BACK: "rolled_back",
-        }
+        ended = state.clock if self._ended is None or not is_over(state) else self._ended
         return Run(
             number=number,
-            verdict=verdicts.get(state.phase, "undecided"),
+            verdict=VERDICTS.get(state.phase, "undecided"),
             phase=state.phase.value,
             cause=self._ruling[0],
             reason=self._ruling[1],
-            duration_s=state.clock - self._began,
+            duration_s=ended - self._began,
             requests=account.requests,
             on_candidate=account.on_candidate,
             harmed=account.harmed,

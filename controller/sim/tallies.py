@@ -148,7 +148,8 @@ class TallySource:
         honest = answered - forged - silent
         honest += self._rng.hypergeometric(silent, answered - silent, forged)
         happy: Int = self._rng.binomial(honest, rate)
-        return happy + forged * forgery[:, 1].astype(np.int64)
+        happy += forged * forgery[:, 1].astype(np.int64)
+        return happy
 
     def _tallies(self, born: Int, tick: int, start: int) -> Tallies:
         """One row for each cohort of which something is known now."""
@@ -171,7 +172,8 @@ class TallySource:
         n = len(k)
 
         def column(counts: Int | Float) -> Float:
-            return counts[keep].astype(np.float64)
+            kept: Float = counts[keep].astype(np.float64)
+            return kept
 
         return Tallies(
             offset=np.arange(start, start + n),

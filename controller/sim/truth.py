@@ -97,8 +97,8 @@ class Truth:
     def __init__(self, scenario: Scenario, setting: Setting, horizon_s: float) -> None:
         if scenario.reward.kind != "binary" and setting.is_binary:
             raise UnderstudyError(
-                "the scenario's rewards are amounts, but the policy's reward is yes or no: expected "
-                "a policy with reward.kind continuous, and a range such as [0, 500]"
+                "the scenario's rewards are amounts, but the policy's reward is yes or no: "
+                "expected a policy with reward.kind continuous, and a range such as [0, 500]"
             )
         self.scenario = scenario
         self.setting = setting

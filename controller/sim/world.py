@@ -25,7 +25,6 @@ from controller.core.model import (
     Tick,
     VersionEvent,
 )
-from controller.core.policy import Policy
 from controller.sim.events import EventSource, no_exposures, no_rewards
 from controller.sim.scenario import Scenario
 from controller.sim.tallies import TallySource
@@ -48,7 +47,8 @@ def events_needed(scenario: Scenario, setting: Setting) -> tuple[str, ...]:
         "a guardrail watches latency": setting.has_latency,
         "a guardrail watches a second reward": bool(setting.others or scenario.others),
         "delays are fixed": delay.distribution == "fixed" or delay.mean.of(1.0) == 0.0,
-        "rewards beside the default are reported": setting.default not in {
+        "rewards beside the default are reported": setting.default
+        not in {
             setting.low,
             setting.high,
         },
@@ -98,7 +98,7 @@ class World:
 
     def first(self) -> EventBatch:
         """The versions that are there from the beginning, and the first tick."""
-        control = [*self._offers(0, 0.0)]
+        control: list[ControlEvent] = [*self._offers(0, 0.0)]
         control.append(Tick(len(control), 0.0))
         return EventBatch(
             0, len(control), (), no_exposures(), no_rewards(), no_exposures(), tuple(control)
@@ -140,7 +140,7 @@ class World:
         return replace(batch, count=batch.count + n, tallies=tallies), counts + more
 
     def _offers(self, offset: int, until: float) -> list[VersionEvent]:
-        offers = []
+        offers: list[VersionEvent] = []
         while self.has_more and self.truth.comes_at[self._offered] <= until:
             version = self.truth.versions[1 + self._offered]
             at = offset + len(offers)
