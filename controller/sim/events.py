@@ -66,7 +66,7 @@ class EventSource:
         self._lateness_s = truth.scenario.disorder.of(truth.setting.grace_s)
 
     def draw(  # noqa: PLR0913 - a tick is two times, a split and a place in the log
-        self, split: Split, start: int, since: float, until: float, requests: int, *, idle: bool
+        self, split: Split, start: int, since: float, until: float, requests: float, *, idle: bool
     ) -> tuple[EventBatch, np.ndarray]:
         """What reaches the log in (since, until], and the requests per version.
 
@@ -133,7 +133,7 @@ class EventSource:
         latency: Float = 1_000.0 * law.median * factor[came.arm] * slow
         return latency
 
-    def _reward(self, came: _Requests, since: float, requests: int) -> None:
+    def _reward(self, came: _Requests, since: float, requests: float) -> None:
         """Let the users answer: the policy's reward, and the others that guardrails watch."""
         truth, versions = self._truth, range(len(self._truth.versions))
         chance, value = self._law(came, since, requests)
@@ -144,7 +144,7 @@ class EventSource:
             chosen = (self._rng.random(len(came.time)) < rate[came.arm]) & ~came.failed
             self._answer(came, chosen, np.ones(len(came.time)), name)
 
-    def _law(self, came: _Requests, since: float, requests: int) -> tuple[Float, Float]:
+    def _law(self, came: _Requests, since: float, requests: float) -> tuple[Float, Float]:
         """(n,) the chance of each request's reward, and its value if it comes."""
         truth, rng = self._truth, self._rng
         arms = range(len(truth.versions))

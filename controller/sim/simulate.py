@@ -21,7 +21,7 @@ from controller.core import engine
 from controller.core.conduct import stage_kind
 from controller.core.decide.phases import RESTING
 from controller.core.model import Decision, Phase, Verdict
-from controller.core.policy import Policy
+from controller.core.policy import Gates, Policy
 from controller.core.state import State, initial
 from controller.errors import UnderstudyError
 from controller.sim.scenario import Scenario
@@ -73,9 +73,9 @@ class Run:
     cause: str
     reason: str
     duration_s: float
-    requests: int
-    on_candidate: int
-    harmed: int
+    requests: float
+    on_candidate: float
+    harmed: float
     lost_reward: float
     decisions: int
     stages: tuple[tuple[str, int, float], ...]
@@ -101,9 +101,16 @@ def planned(policy: Policy, scenario: Scenario, *, level: Level = "auto") -> Pla
     if level == "tallies" and why:
         raise UnderstudyError(f"tallies cannot stand for this world: {', '.join(why)}")
     chosen: Literal["events", "tallies"] = "events" if why or level == "events" else "tallies"
+    policy = without_gates(policy)
     plan = Plan(policy, scenario, horizon_s, _tick_s(policy, scenario, horizon_s), chosen, why)
     Truth(scenario, setting(policy), horizon_s)
     return plan
+
+
+def without_gates(policy: Policy) -> Policy:
+    """The policy without what people and calendars must do: in a rehearsal there are none."""
+    gates = Gates().model_copy(update={"cooldown": policy.spec.gates.cooldown})
+    return policy.model_copy(update={"spec": policy.spec.model_copy(update={"gates": gates})})
 
 
 def _horizon_s(policy: Policy, scenario: Scenario) -> float:
@@ -214,16 +221,21 @@ def world_of(plan: Plan, rng: Rng) -> World:
 
 
 def rollout(plan: Plan, seed: int, number: int) -> Run:
-    """One run: the engine decides, the world follows, until it is over or time is up."""
+    """One run of the plan."""
     world = world_of(plan, generator(seed, number))
     log = Logbook(plan.policy)
-    state = initial(plan.policy)
+    return log.run(number, world, play(plan.policy, world, plan.horizon_s, log))
+
+
+def play(policy: Policy, world: World, horizon_s: float, log: Logbook) -> State:
+    """The engine decides, the world follows, until it is over or time is up."""
+    state = initial(policy)
     batch = world.first()
     while True:
-        state, decisions, _ = engine.step(plan.policy, state, batch)
+        state, decisions, _ = engine.step(policy, state, batch)
         log.note(state, decisions)
-        if (is_over(state) and not world.has_more) or world.now >= plan.horizon_s:
-            return log.run(number, world, state)
+        if (is_over(state) and not world.has_more) or world.now >= horizon_s:
+            return state
         batch = world.tick(state.split, state.offset)
 
 
@@ -233,7 +245,10 @@ def is_over(state: State) -> bool:
 
 
 class Logbook:
-    """What is kept of a run on the way."""
+    """What is kept of a run on the way.
+
+    waits  (stage, step) -> cause -> seconds for which this was what the engine said
+    """
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -243,15 +258,21 @@ class Logbook:
         self._decisions = 0
         self._ruling = ("", "")
         self._ended: float | None = None
+        self._clock = 0.0
+        self.waits: dict[tuple[int, int], dict[str, float]] = {}
 
     def note(self, state: State, decisions: tuple[Decision, ...]) -> None:
         """Remember what a step brought."""
         self._decisions += len(decisions)
+        elapsed, self._clock = max(0.0, state.clock - self._clock), state.clock
         if state.rollout is None:
             return
         if not self._stages:
             self._began = state.rollout.started
         if state.is_judging:
+            if self._last is not None:
+                waits = self.waits.setdefault(self._last[1:], {})
+                waits[self._ruling[0]] = waits.get(self._ruling[0], 0.0) + elapsed
             self._ruling = (state.said.cause, state.said.reason)
         for decision in decisions:
             if decision.verdict in {Verdict.PROMOTE, Verdict.ROLL_BACK}:

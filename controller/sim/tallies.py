@@ -22,17 +22,54 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from controller.core.model import BASIS, Float, Int, Split, Tallies
-from controller.sim.truth import DelayLaw, Rng, Truth
+from controller.sim.truth import DelayLaw, Truth
 
 _GAUSS, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 _U, _W = (_GAUSS + 1.0) / 2.0, _WEIGHTS / 2.0
 """Nodes and weights on (0, 1)."""
 
 _ALMOST = 1e-9
+
+
+class Chance(Protocol):
+    """What draws counts: a `numpy` generator, or `NoChance`."""
+
+    def poisson(self, lam: Any) -> Any:
+        """Counts of mean `lam`."""
+
+    def binomial(self, n: Any, p: Any) -> Any:
+        """How many of n."""
+
+    def multinomial(self, n: Any, pvals: Any) -> Any:
+        """How many of n fall on each."""
+
+    def hypergeometric(self, ngood: Any, nbad: Any, nsample: Any) -> Any:
+        """How many good ones a sample has."""
+
+
+class NoChance:
+    """A world in which everything happens as often as expected: what `plan` looks at."""
+
+    def poisson(self, lam: Any) -> Any:
+        """The mean."""
+        return np.asarray(lam, np.float64)
+
+    def binomial(self, n: Any, p: Any) -> Any:
+        """The mean."""
+        return np.asarray(n) * np.asarray(p)
+
+    def multinomial(self, n: Any, pvals: Any) -> Any:
+        """The means."""
+        return np.asarray(n)[..., None] * np.asarray(pvals)
+
+    def hypergeometric(self, ngood: Any, nbad: Any, nsample: Any) -> Any:
+        """The mean."""
+        return nsample * np.asarray(ngood) / np.maximum(ngood + nbad, 1e-300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +130,20 @@ def _known(
 class TallySource:
     """Draws the counts of a world, tick by tick."""
 
-    def __init__(self, truth: Truth, rng: Rng, tick_s: float) -> None:
+    def __init__(self, truth: Truth, rng: Chance, tick_s: float) -> None:
         self._truth, self._rng, self._tick_s = truth, rng, tick_s
         self._names = (*truth.versions, truth.setting.event, *truth.setting.others)
         self._pieces = pieces(truth, tick_s)
         self._reach = int(self._pieces.closes.max())
         shape = (self._reach, len(self._pieces.begin), len(truth.versions))
         # What became of the last `reach` ticks, in a ring; tick k stands at k modulo reach.
-        self._answered, self._failed = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self._rewards = np.zeros((*shape, self._reach + 2), np.int64)
+        self._answered, self._failed = np.zeros(shape), np.zeros(shape)
+        self._rewards = np.zeros((*shape, self._reach + 2))
         self._epoch = np.zeros(self._reach, np.int64)
         self._delay = np.zeros((self._reach, *self._pieces.delay.shape))
 
     def draw(
-        self, split: Split, start: int, tick: int, requests: int, *, idle: bool
+        self, split: Split, start: int, tick: int, requests: float, *, idle: bool
     ) -> tuple[Tallies, np.ndarray]:
         """What is known at this tick (from 1) that was not at the last, and requests per version.
 
@@ -117,7 +154,7 @@ class TallySource:
         born = np.arange(max(0, tick - self._reach), tick)
         return self._tallies(born, tick, start), counts
 
-    def _come(self, split: Split, tick: int, requests: int, *, idle: bool) -> None:
+    def _come(self, split: Split, tick: int, requests: float, *, idle: bool) -> None:
         """Draw all that will ever become of what comes in one tick."""
         truth, rng, cut, here = self._truth, self._rng, self._pieces, tick % self._reach
         since = tick * self._tick_s
@@ -133,7 +170,7 @@ class TallySource:
         self._rewards[here] = rng.multinomial(happy, cut.share[:, None, :])
         self._epoch[here], self._delay[here] = split.epoch, cut.delay
 
-    def _happy(self, answered: Int, failed: Int, since: float, requests: int) -> Int:
+    def _happy(self, answered: Int, failed: Int, since: float, requests: float) -> Any:
         """(P, A) exposures that earn a reward, however late."""
         truth, cut = self._truth, self._pieces
         arms = range(answered.shape[1])
@@ -145,11 +182,9 @@ class TallySource:
         if not forgery.any():
             return self._rng.binomial(answered - silent, rate)
         forged = self._rng.binomial(answered, forgery[:, 0])
-        honest = answered - forged - silent
-        honest += self._rng.hypergeometric(silent, answered - silent, forged)
-        happy: Int = self._rng.binomial(honest, rate)
-        happy += forged * forgery[:, 1].astype(np.int64)
-        return happy
+        both = self._rng.hypergeometric(silent, answered - silent, forged)
+        honest = answered - forged - silent + both
+        return self._rng.binomial(honest, rate) + forged * forgery[:, 1].astype(np.int64)
 
     def _tallies(self, born: Int, tick: int, start: int) -> Tallies:
         """One row for each cohort of which something is known now."""

@@ -27,7 +27,7 @@ from controller.core.model import (
 )
 from controller.sim.events import EventSource, no_exposures, no_rewards
 from controller.sim.scenario import Scenario
-from controller.sim.tallies import TallySource
+from controller.sim.tallies import Chance, TallySource
 from controller.sim.truth import Rng, Setting, Truth
 
 Level: TypeAlias = Literal["auto", "events", "tallies"]
@@ -65,17 +65,26 @@ class Account:
     lost_reward   against the best version that was there at the time
     """
 
-    requests: int = 0
-    on_candidate: int = 0
-    harmed: int = 0
+    requests: float = 0.0
+    on_candidate: float = 0.0
+    harmed: float = 0.0
     lost_reward: float = 0.0
 
 
 class World:
-    """Users, arms and pipes; `rng` is their whole source of chance."""
+    """Users, arms and pipes; `rng` is their whole source of chance.
+
+    `chance` takes its place where tallies are drawn.
+    """
 
     def __init__(
-        self, truth: Truth, rng: Rng, *, tick_s: float, level: Literal["events", "tallies"]
+        self,
+        truth: Truth,
+        rng: Rng,
+        *,
+        tick_s: float,
+        level: Literal["events", "tallies"],
+        chance: Chance | None = None,
     ) -> None:
         self.truth = truth
         self.account = Account()
@@ -84,7 +93,7 @@ class World:
         self._epoch = 0
         self._offered = 0
         self._events = EventSource(truth, rng)
-        self._tallies = TallySource(truth, rng, tick_s) if level == "tallies" else None
+        self._tallies = TallySource(truth, chance or rng, tick_s) if level == "tallies" else None
 
     @property
     def now(self) -> float:
