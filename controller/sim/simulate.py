@@ -247,7 +247,8 @@ def is_over(state: State) -> bool:
 class Logbook:
     """What is kept of a run on the way.
 
-    waits  (stage, step) -> cause -> seconds for which this was what the engine said
+    waits    (stage, step) -> cause -> seconds for which this was what the engine said
+    entered  (stage, step) -> seconds from the start to its last beginning
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -260,6 +261,7 @@ class Logbook:
         self._ended: float | None = None
         self._clock = 0.0
         self.waits: dict[tuple[int, int], dict[str, float]] = {}
+        self.entered: dict[tuple[int, int], float] = {}
 
     def note(self, state: State, decisions: tuple[Decision, ...]) -> None:
         """Remember what a step brought."""
@@ -281,6 +283,7 @@ class Logbook:
         if state.is_judging and here != self._last:
             kind = stage_kind(self._policy, state.rollout)
             self._stages.append((kind, state.rollout.step, state.clock - self._began))
+            self.entered[here[1:]] = state.clock - self._began
             self._last = here
 
     def run(self, number: int, world: World, state: State) -> Run:
