@@ -1,8 +1,8 @@
 """The command `understudy`: contract 4.3. Parses, calls, prints; decides nothing.
 
-`serve`, `demo`, `check`, `schema` and `replay` work here; the others are clients of the API of a
-running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads the state folder, so
-that it works when nothing runs. What is heavy to import is imported by the command that needs it:
+`serve`, `demo`, `check`, `schema`, `plan`, `simulate` and `replay` work here; the others are clients
+of the API of a running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads the
+state folder, so that it works when nothing runs. What is heavy to import is imported by the command that needs it:
 a question to the API takes under a second, not two.
 
 Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
@@ -157,6 +157,42 @@ def replay(
     period_s = None if replaying.has_ticks(events) else interval or replaying.INTERVAL_S
     for row in replaying.replay(policy, replaying.lines_of(events), interval_s=period_s):
         _print_decision(row, output)
+
+
+@app.command()
+def plan(  # noqa: PLR0913 - a command's options
+    file: Annotated[Path, typer.Argument(help="A policy file.")],
+    *,
+    rate: Annotated[str, typer.Option("--rate", help="Traffic, such as 50/s, 3000/min or 2/h.")],
+    base_rate: Annotated[
+        str, typer.Option("--base-rate", help="The champion's share of requests with a reward: 5%.")
+    ],
+    delay: Annotated[
+        str | None,
+        typer.Option("--delay", help="Mean time to a reward; default: a tenth of the window."),
+    ] = None,
+    errors: Annotated[
+        str, typer.Option("--errors", help="The champion's share of failed answers.")
+    ] = "0.5%",
+    effect: Annotated[
+        str | None,
+        typer.Option("--effect", help="Relative; default: min_effect, else the margin, else 20%."),
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """How long each stage takes at this traffic, and what it can detect."""
+    from controller.cli import rehearsal
+
+    code = rehearsal.plan(
+        file,
+        rate=rate,
+        base_rate=base_rate,
+        delay=delay,
+        errors=errors,
+        effect=effect,
+        output=output,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()

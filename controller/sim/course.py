@@ -20,7 +20,7 @@ from controller.sim.world import World
 USUAL_EFFECT: Final = 0.2
 """The effect looked for where the policy states none."""
 
-_LOOKS = 240
+_LOOKS = 160
 LONGEST_S = 90 * 86_400.0
 """A plan looks no further ahead than this."""
 
@@ -110,7 +110,7 @@ def course(case: Case, hypothesis: Hypothesis) -> Course | None:
         path = _run(case.judged, scenario, horizon_s)
         if path.run.verdict != "undecided" or horizon_s >= longest:
             return path
-        horizon_s = min(longest, 4.0 * horizon_s)
+        horizon_s = min(longest, 5.0 * horizon_s)
 
 
 def _run(policy: Policy, scenario: Scenario, horizon_s: float) -> Course:

@@ -46,8 +46,9 @@ class StepPlan:
 
     dwell_s            that it lasts at least
     min_outcomes_s     until the policy's `min_outcomes` of the candidate are in
-    bound, requests    for a harm of the effect at this share: the least that any valid test needs
-                       on average; what this one does
+    bound, requests    for a harm of the effect at this share: the least that any test needs on
+                       average that keeps the stage's promise; what the test on final outcomes
+                       does, which has a part of the stage's alpha
     detectable         relative loss that is found within the stage's greatest duration at this
                        share: by half of the rollouts, by four of five; None: nothing is
     seconds            spent in it, by hypothesis; None where it is not reached

@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from scipy.special import ndtr, ndtri
 
-from controller.core.decide.conditions import promotion_alpha
+from controller.core.decide.conditions import harm_alpha, promotion_alpha
 from controller.core.estimate.book import noninferiority, superiority
 from controller.core.policy import Guardrail, Policy, Stage
 from controller.errors import UnderstudyError
@@ -112,6 +112,7 @@ def _step(case: Case, paths: dict[Hypothesis, Course | None], index: int, step: 
     equal, here = paths["equal"], (index - _shadows_before(case, index), step)
     nothing = share == 0.0
     sought = case.harm(stage)
+    promised = replace(sought, alpha=harm_alpha(stage))
     return StepPlan(
         stage=index,
         kind=stage.kind,
@@ -121,7 +122,7 @@ def _step(case: Case, paths: dict[Hypothesis, Course | None], index: int, step: 
         min_outcomes_s=(
             outcomes / (case.traffic.rate * share) + case.settle_s if outcomes else None
         ),
-        bound=math.inf if nothing else bound(sought, share, champion, worse),
+        bound=math.inf if nothing else bound(promised, share, champion, worse),
         requests=math.inf if nothing else units(sought, share, champion, worse),
         detectable=(None, None) if nothing else _detectable(case, stage, share),
         seconds=seconds,
