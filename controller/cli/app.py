@@ -1,9 +1,9 @@
 """The command `understudy`: contract 4.3. Parses, calls, prints; decides nothing.
 
-`serve`, `demo`, `check`, `schema`, `plan`, `simulate` and `replay` work here; the others are clients
-of the API of a running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads the
-state folder, so that it works when nothing runs. What is heavy to import is imported by the command that needs it:
-a question to the API takes under a second, not two.
+`serve`, `demo`, `check`, `schema`, `plan`, `simulate` and `replay` work here; the others are
+clients of the API of a running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads
+the state folder, so that it works when nothing runs. What is heavy to import is imported by the
+command that needs it: a question to the API takes under a second, not two.
 
 Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
 """
