@@ -131,9 +131,7 @@ def _interval(
     return Seen(trials, errors, _p99_ms(users, trials), rewards, labels), pending
 
 
-def _come(
-    users: Generator, traffic: Traffic, made: Float, pending: Float
-) -> tuple[Float, Float]:
+def _come(users: Generator, traffic: Traffic, made: Float, pending: Float) -> tuple[Float, Float]:
     """The labels that come in this interval, and those that are still to come after it."""
     rate = traffic.tick_s / traffic.delay_s
     soon = 1.0 - (1.0 - np.exp(-rate)) / rate  # of labels made evenly within it
