@@ -14,10 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.random import Generator
 from scipy.special import betaincinv, ndtri
 
-from tests.bench.peers import Float, Rule, Seen, Verdict, ratio
+from tests.bench.peers import Float, Rule, Seen, Verdict
 
 _MEDIAN_MS, _SIGMA = 40.0, 0.5
 """Latencies are lognormal, the same in both arms: P99 is 128 ms."""
@@ -76,18 +75,14 @@ class Result:
 
 def fight(rule: Rule, traffic: Traffic, *, runs: int, seed: int) -> Result:
     """So many rollouts of one rule, to their verdicts or to the end of the traffic."""
-    arrivals, users = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-    state, weight = rule.start(runs), np.full(runs, rule.first_weight())
-    pending, open_ = np.zeros((runs, 2, 2)), np.ones(runs, bool)
+    crowd = _Crowd(rule, traffic, runs, seed)
+    state, weight, open_ = rule.start(runs), np.full(runs, rule.first_weight()), np.ones(runs, bool)
     verdict, time_s = np.zeros(runs, np.int64), np.full(runs, traffic.length_s)
     totals = np.zeros((3, runs))
     for number in range(round(traffic.length_s / traffic.tick_s)):
-        begin_s, end_s = number * traffic.tick_s, (number + 1) * traffic.tick_s
-        n = _assigned(arrivals, users, traffic, weight, begin_s)
-        rate = _rates(traffic, begin_s)
-        seen, pending = _interval(users, traffic, rule, n, rate, pending)
-        counted = np.stack([n.sum(axis=1), n[:, 1], n[:, 1] * (rate[0] - rate[1])])
-        totals += counted * traffic.per_user * open_
+        seen, counted = crowd.interval(weight, number * traffic.tick_s)
+        end_s = (number + 1) * traffic.tick_s
+        totals += counted * open_
         state, told = rule.judge(state, seen, end_s)
         ends = open_ & (told.verdict != Verdict.HOLD)
         verdict[ends], time_s[ends] = told.verdict[ends], end_s
@@ -98,74 +93,79 @@ def fight(rule: Rule, traffic: Traffic, *, runs: int, seed: int) -> Result:
     return Result(verdict, time_s, *totals, weight)
 
 
-def _assigned(
-    arrivals: Generator, users: Generator, traffic: Traffic, weight: Float, time_s: float
-) -> Float:
-    """Units (requests, or users with all their requests) of this interval per arm: (runs, 2)."""
-    rate = traffic.per_minute(time_s) * traffic.tick_s / 60.0
-    total = arrivals.poisson(rate / traffic.per_user, len(weight))
-    candidate = users.binomial(total, weight)
-    return np.stack([total - candidate, candidate], axis=1).astype(np.float64)
+class _Crowd:
+    """Those who ask and reward, for all rollouts of one rule at once.
+
+    `_pending` (runs, arm, bad or good) are the labels that are still to come.
+    """
+
+    def __init__(self, rule: Rule, traffic: Traffic, runs: int, seed: int) -> None:
+        self._rule, self._traffic = rule, traffic
+        self._arrivals = np.random.default_rng([seed, 0])
+        self._users = np.random.default_rng([seed, 1])
+        self._pending = np.zeros((runs, 2, 2))
+
+    def interval(self, weight: Float, time_s: float) -> tuple[Seen, Float]:
+        """What a rule is shown, and (requests, of these the candidate's, rewards lost): (3, runs).
+
+        `weight` (runs,) is the candidate's share, `time_s` the beginning.
+        """
+        traffic = self._traffic
+        n, rate = self._assigned(weight, time_s), _rates(traffic, time_s)
+        trials, good = self._trials(n, rate)
+        came = self._come(np.stack([trials - good, good], axis=2))
+        if any(traffic.duplicates) and not self._rule.counts_once:
+            came = came + self._users.binomial(
+                came.astype(np.int64), np.array(traffic.duplicates)[:, np.newaxis]
+            )
+        errors = self._users.binomial(trials.astype(np.int64), traffic.errors).astype(np.float64)
+        seen = Seen(trials, errors, self._p99_ms(trials), came[:, :, 1], came.sum(axis=2))
+        lost = n[:, 1] * (rate[0] - rate[1])
+        return seen, np.stack([n.sum(axis=1), n[:, 1], lost]) * traffic.per_user
+
+    def _assigned(self, weight: Float, time_s: float) -> Float:
+        """Units (requests, or users with all their requests) of the interval per arm: (runs, 2)."""
+        rate = self._traffic.per_minute(time_s) * self._traffic.tick_s / 60.0
+        total = self._arrivals.poisson(rate / self._traffic.per_user, len(weight))
+        candidate = self._users.binomial(total, weight)
+        return np.stack([total - candidate, candidate], axis=1).astype(np.float64)
+
+    def _trials(self, n: Float, rate: Float) -> tuple[Float, Float]:
+        """Trials as the rule counts them, and the good ones among them: (runs, 2) each."""
+        traffic = self._traffic
+        if traffic.per_user == 1:
+            return n, self._users.binomial(n.astype(np.int64), rate).astype(np.float64)
+        most = max(int(n.max()), 1)
+        exists = np.arange(most) < n[:, :, np.newaxis]
+        strength = (1.0 - traffic.icc) / traffic.icc
+        shape = np.broadcast_to(rate[:, np.newaxis] * strength, exists.shape)
+        taste = self._users.beta(shape, strength - shape)
+        good = self._users.binomial(traffic.per_user, taste) * exists
+        if self._rule.by_unit:
+            return n, (good > 0).sum(axis=2).astype(np.float64)
+        return n * traffic.per_user, good.sum(axis=2).astype(np.float64)
+
+    def _come(self, made: Float) -> Float:
+        """Of the labels that are made now or were before, those that come in this interval."""
+        if self._traffic.delay_s == 0:
+            return made
+        rate = self._traffic.tick_s / self._traffic.delay_s
+        soon = 1.0 - (1.0 - np.exp(-rate)) / rate  # of labels made evenly within the interval
+        at_once = self._users.binomial(made.astype(np.int64), soon)
+        later = self._users.binomial(self._pending.astype(np.int64), 1.0 - np.exp(-rate))
+        self._pending = self._pending + made - at_once - later
+        return (at_once + later).astype(np.float64)
+
+    def _p99_ms(self, n: Float) -> Float:
+        """The 99th percentile of n lognormal latencies: an order statistic, drawn exactly."""
+        rank = np.maximum(np.ceil(0.99 * n), 1.0)
+        chance = betaincinv(rank, np.maximum(n + 1 - rank, 1.0), self._users.random(n.shape))
+        z = ndtri(np.clip(chance, 1e-12, 1 - 1e-12))
+        return np.where(n > 0, _MEDIAN_MS * np.exp(_SIGMA * z), np.nan)
 
 
 def _rates(traffic: Traffic, time_s: float) -> Float:
+    """Positive rewards per request, (2,): failed answers earn none."""
     base = traffic.base(time_s)
-    return np.array([base, min(base * traffic.effect(time_s), 1.0)])
-
-
-def _interval(
-    users: Generator, traffic: Traffic, rule: Rule, n: Float, rate: Float, pending: Float
-) -> tuple[Seen, Float]:
-    """What is counted of these units, and the labels still to come: (runs, arm, bad or good)."""
-    trials, good = _trials(users, traffic, rule, n, rate)
-    made = np.stack([trials - good, good], axis=2)
-    if traffic.delay_s > 0:
-        came, pending = _come(users, traffic, made, pending)
-    else:
-        came = made
-    rewards, labels = came[:, :, 1], came.sum(axis=2)
-    if any(traffic.duplicates) and not rule.counts_once:
-        twice = users.binomial(rewards.astype(np.int64), traffic.duplicates)
-        rewards, labels = rewards + twice, labels + twice
-    errors = users.binomial(trials.astype(np.int64), traffic.errors).astype(np.float64)
-    return Seen(trials, errors, _p99_ms(users, trials), rewards, labels), pending
-
-
-def _come(users: Generator, traffic: Traffic, made: Float, pending: Float) -> tuple[Float, Float]:
-    """The labels that come in this interval, and those that are still to come after it."""
-    rate = traffic.tick_s / traffic.delay_s
-    soon = 1.0 - (1.0 - np.exp(-rate)) / rate  # of labels made evenly within it
-    at_once = users.binomial(made.astype(np.int64), soon)
-    later = users.binomial(pending.astype(np.int64), 1.0 - np.exp(-rate))
-    return (at_once + later).astype(np.float64), pending + made - at_once - later
-
-
-def _trials(
-    users: Generator, traffic: Traffic, rule: Rule, n: Float, rate: Float
-) -> tuple[Float, Float]:
-    """Trials as the rule counts them, and the good ones among them: (runs, 2) each."""
-    if traffic.per_user == 1:
-        return n, users.binomial(n.astype(np.int64), rate).astype(np.float64)
-    most = max(int(n.max()), 1)
-    exists = np.arange(most) < n[:, :, np.newaxis]
-    strength = (1.0 - traffic.icc) / traffic.icc
-    shape = np.broadcast_to(rate[:, np.newaxis] * strength, exists.shape)
-    taste = users.beta(shape, strength - shape)
-    good = users.binomial(traffic.per_user, taste) * exists
-    if rule.by_unit:
-        return n, (good > 0).sum(axis=2).astype(np.float64)
-    return n * traffic.per_user, good.sum(axis=2).astype(np.float64)
-
-
-def _p99_ms(users: Generator, n: Float) -> Float:
-    """The 99th percentile of n lognormal latencies: an order statistic, drawn exactly."""
-    rank = np.maximum(np.ceil(0.99 * n), 1.0)
-    u = users.random(n.shape)
-    quantile = betaincinv(rank, np.maximum(n + 1 - rank, 1.0), u)
-    latency = _MEDIAN_MS * np.exp(_SIGMA * ndtri(np.clip(quantile, 1e-12, 1 - 1e-12)))
-    return np.where(n > 0, latency, np.nan)
-
-
-def rate_of(result: Result) -> Float:
-    """Requests harmed per request, (runs,)."""
-    return ratio(result.harmed, result.requests)
+    rates = np.array([base, min(base * traffic.effect(time_s), 1.0)])
+    return rates * (1.0 - np.array(traffic.errors))

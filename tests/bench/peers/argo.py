@@ -1,8 +1,8 @@
 """Argo Rollouts: a measurement is a success or a failure; more failures than a limit abort.
 
-`analysis/analysis.go`: `failed > failureLimit` aborts and sets the weight to 0. Failures add up over
-the whole run and are never forgiven; there is no least sample. A measurement without data is NaN,
-which satisfies no condition, so it counts as a failure.
+`analysis/analysis.go`: `failed > failureLimit` aborts and sets the weight to 0. Failures add up
+over the whole run and are never forgiven; there is no least sample. A measurement without data is
+NaN, which satisfies no condition, so it counts as a failure.
 
 The documented example: 20, 40, 60, 80 %, ten minutes each; a background analysis takes the
 success rate of the last five minutes every five minutes; success is >= 0.95; failureLimit 3.

@@ -1,7 +1,7 @@
 """What people do by hand: look at a dashboard every so often, and stop when it looks clear.
 
-`PBest`: the posterior probability to be best is at least 95 % (the Autotune kind, looked at hourly).
-`ZTest`: the two-proportion z-test is significant at 5 % at some look. Both pool all that was seen
+`p_best_hourly`: the posterior probability to be best is at least 95 % (the Autotune kind), hourly.
+`z_test`: the two-proportion z-test is significant at 5 % at some look. Both pool all that was seen
 since the rollout began, though the split moved meanwhile.
 """
 
@@ -42,10 +42,7 @@ class Looks:
     def judge(self, state: Counts, seen: Seen, time_s: float) -> tuple[Counts, Ruling]:
         counts = state.plus(seen.n, seen.rewards)
         weight = self.steps[min(int(time_s // self.step_s), len(self.steps) - 1)]
-        if is_due(time_s, self.every_s):
-            z = self._z(counts)
-        else:
-            z = np.zeros(len(counts.n))
+        z = self._z(counts) if is_due(time_s, self.every_s) else np.zeros(len(counts.n))
         return counts, ruling(weight, promote=z >= self.limit, roll_back=z <= -self.limit)
 
     def _z(self, counts: Counts) -> Float:

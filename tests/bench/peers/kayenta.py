@@ -3,9 +3,9 @@
 A metric fails where the confidence interval of the Hodges-Lehmann shift lies beyond a band of
 0.25 of its estimate on the bad side. By the duality of tests and intervals that is a one-sided
 test of the points moved by the band, at 1 %, which is how it is computed here (scipy's asymptotic
-test with its continuity correction, as Kayenta's). The score is the share of metrics that pass, two here
-(reward rate, error rate), so one failure is below the marginal score of 75. Each look takes all
-points so far ("growing"); that there are several looks is not corrected for.
+test with its continuity correction, as Kayenta's). The score is the share of metrics that
+pass, two here (reward rate, error rate), so one failure is below the marginal score of 75. Each
+look takes all points so far ("growing"); that there are several looks is not corrected for.
 
 Spinnaker's example: three hours, a look every hour. The share of a quarter is ours.
 """
@@ -30,7 +30,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Kayenta:
-    """One canary analysis with a reward rate that must not fall and an error rate that must not rise."""
+    """One analysis: the reward rate must not fall, the error rate must not rise."""
 
     confidence: float = 0.98
     band: float = 0.25

@@ -1,9 +1,9 @@
 """Amazon SageMaker's deployment guardrails: a step, a baking time, any alarm takes all back.
 
-The canary (25 % in the documentation's picture) bakes; if no CloudWatch alarm trips, the rest of the
-traffic follows. Without alarms there is no rollback. A missing datum breaches nothing. The alarm
-of the documentation has the form "the average of Invocation5XXErrors is above a threshold in k
-periods"; the numbers here are ours: 1 %, two periods of one minute, ten minutes of baking.
+The canary (25 % in the documentation's example) bakes; if no CloudWatch alarm trips, the rest of
+the traffic follows. Without alarms there is no rollback. A missing datum breaches nothing. The
+alarm of the documentation has the form "the average of Invocation5XXErrors is above a threshold in
+k periods"; the numbers here are ours: 1 %, two periods of one minute, ten minutes of baking.
 """
 
 from __future__ import annotations

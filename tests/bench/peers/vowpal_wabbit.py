@@ -1,7 +1,7 @@
 """Vowpal Wabbit's `--baseline_challenger_cb`: play the baseline while it is surely better.
 
-`reductions/baseline_challenger_cb.cc`: the policy's importance-weighted mean and a lower bound of the
-baseline's (chi-squared empirical likelihood, `distributionally_robust.cc`), both with decay
+`reductions/baseline_challenger_cb.cc`: the policy's importance-weighted mean and a lower bound of
+the baseline's (chi-squared empirical likelihood, `distributionally_robust.cc`), both with decay
 tau = 0.999 per request; the baseline is played where the bound exceeds the mean. Underneath,
 epsilon-greedy exploration with 0.05 over two actions. Here the policy is the candidate. It never
 stops by itself; when `days` are over, what is being played counts as its verdict (ours).
@@ -20,7 +20,7 @@ from tests.bench.peers.growthbook import DAY_S
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Decayed sums; arrays (runs,), for the baseline w is 1 / probability where it was played, else 0.
+    """Decayed sums, (runs,); w is 1 / probability where the baseline was played, else 0.
 
     n, w, w2, wr, w2r  number, sums of w, w^2, w r, w^2 r (r is 0 or 1, so r^2 = r)
     policy_w, policy_wr   the same of the policy
