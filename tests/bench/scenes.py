@@ -137,6 +137,6 @@ def of(truth: Truth, *, tick_s: float) -> Traffic:
 
 
 def misleading(traffic: Traffic, *, harmful: bool) -> Traffic:
-    """Duplicates in the arm where they mislead: the champion's hide nothing of a worse candidate."""
+    """The traffic with its duplicates in the arm where they mislead."""
     share = max(traffic.duplicates)
     return replace(traffic, duplicates=(0.0, share) if harmful else (share, 0.0))
