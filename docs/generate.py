@@ -63,7 +63,7 @@ def _section(path: str, node: dict[str, Any]) -> str:
         for name, field in node["properties"].items()
     )
     head = "| field | written as | default | meaning |\n|---|---|---|---|\n"
-    return f"\n## {title}\n\n{node['description']}\n\n{head}{rows}"
+    return f"\n## {title}\n\n{_one_line(node['description'])}\n\n{head}{rows}"
 
 
 def _row(path: str, name: str, field: dict[str, Any], is_required: bool) -> str:  # noqa: FBT001
@@ -92,7 +92,12 @@ def _default(default: object) -> str:
 def _meaning(path: str, field: dict[str, Any]) -> str:
     refused = [row.what for row in UNSUPPORTED if row.path == path]
     note = f" *Not supported yet: {', '.join(refused)}.*" if refused else ""
-    return f"{field['description']}{note}"
+    return f"{_one_line(field['description'])}{note}"
+
+
+def _one_line(text: str) -> str:
+    """A cell of a table is one line, a docstring may be more."""
+    return " ".join(text.split())
 
 
 def _anchor(path: str) -> str:

@@ -109,7 +109,8 @@ class Summary(_Answer):
     cause: str
     reason: str = Field(description="why it moved, or why it did not, in one sentence")
     champion: str
-    candidate: str | None
+    candidate: str | None = Field(description="the first of the candidates, if there is one")
+    candidates: list[str] = Field(description="those that are in the present rollout")
     queue: list[str]
 
     @classmethod
@@ -128,7 +129,7 @@ class ModelReport(Summary):
                     "model": "digits", "time": 1795423624.0, "phase": "ramping",
                     "stage": "canary", "step": 1, "epoch": 17, "epoch_in_force": 17,
                     "verdict": "hold", "cause": "outcomes", "reason": "212 of 400 outcomes",
-                    "champion": "v1", "candidate": "v2", "queue": [],
+                    "champion": "v1", "candidate": "v2", "candidates": ["v2"], "queue": [],
                     "arms": [
                         {
                             "arm": "v1", "role": "champion", "weight": 9500,
@@ -147,6 +148,9 @@ class ModelReport(Summary):
 
     arms: list[ArmView]
     lift: dict[str, LiftView]
+    segments: dict[str, dict[str, int]] = Field(
+        description="weights of their own by header value, basis points"
+    )
     health: dict[str, JsonValue]
     rejected: dict[str, int] = Field(description="events that could not be used, by reason")
 
@@ -158,6 +162,7 @@ class ModelReport(Summary):
                 **_summary(report),
                 "arms": [ArmView.of(arm) for arm in report.arms],
                 "lift": {arm: LiftView.of(lift) for arm, lift in report.lift.items()},
+                "segments": report.segments,
                 "health": {key: finite(value) for key, value in report.health.items()},
                 "rejected": report.rejected,
             }

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controller.cli.printing import Output, print_rows, print_value
+from controller.cli.printing import Level, Output, print_rows, print_value
 from controller.core.model import Json, Operation
 from controller.core.policy import parse, position, schema, warnings
 from controller.errors import PolicyError, UnderstudyError
@@ -157,6 +157,55 @@ def replay(
     period_s = None if replaying.has_ticks(events) else interval or replaying.INTERVAL_S
     for row in replaying.replay(policy, replaying.lines_of(events), interval_s=period_s):
         _print_decision(row, output)
+
+
+@app.command()
+def simulate(  # noqa: PLR0913 - a command's options
+    file: Annotated[Path, typer.Argument(help="A policy file.")],
+    *,
+    scenario: Annotated[
+        str,
+        typer.Option("--scenario", help="A built-in scenario's name, or a file: docs/simulate.md."),
+    ] = "flat",
+    runs: Annotated[int, typer.Option("--runs", min=1, help="How many rollouts.")] = 100,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="The same seed gives the same runs.")
+    ] = 0,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Processes; default: one for each core.")
+    ] = None,
+    requests: Annotated[
+        int | None,
+        typer.Option("--requests", min=1, help="A run ends after so many; in place of the file's."),
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option("--rate", help="Traffic, such as 50/s; in place of the file's.")
+    ] = None,
+    tick: Annotated[
+        str | None,
+        typer.Option("--tick", help="Time between two looks; default: by policy and traffic."),
+    ] = None,
+    level: Annotated[
+        Level, typer.Option("--level", help="What the world gives to the engine.")
+    ] = Level.AUTO,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Rehearse a policy in a scenario, many times over, by the engine that decides live."""
+    from controller.cli import rehearsal
+
+    code = rehearsal.simulate(
+        file,
+        scenario,
+        runs=runs,
+        seed=seed,
+        jobs=jobs,
+        requests=requests,
+        rate=rate,
+        tick=tick,
+        level=level.value,
+        output=output,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -28,6 +28,14 @@ class Output(StrEnum):
     YAML = "yaml"
 
 
+class Level(StrEnum):
+    """The forms of `--level`: events one by one, their tallies, or whichever will do."""
+
+    AUTO = "auto"
+    EVENTS = "events"
+    TALLIES = "tallies"
+
+
 def print_value(value: object, output: Output, *, compact: bool = False) -> None:
     """Print a whole value; `compact` JSON is one line."""
     if output is Output.YAML:

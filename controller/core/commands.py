@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from controller.core.conduct import candidate_outcomes, promote, roll_back, stage_kind
+from controller.core.case import candidate_outcomes
+from controller.core.conduct import dropped, promote, roll_back, stage_kind
 from controller.core.decide.phases import ENTER, RESTING, Happening, after, is_legal
 from controller.core.model import CommandEvent, Operation, Phase, Ruling, Verdict
 from controller.core.policy import Policy
@@ -37,17 +38,41 @@ def obey(policy: Policy, state: State, event: CommandEvent) -> tuple[State, Ruli
     if not legal_operation(state, event.command):
         reason = f"{said}: ignored, because the phase is {state.phase}"
         return state, Ruling(Verdict.HOLD, "ignored", reason)
+    refusal = _misnamed(state, event)
+    if refusal is not None:
+        return state, Ruling(Verdict.HOLD, "ignored", f"{said}: ignored, because {refusal}")
     match event.command:
         case Operation.PROMOTE:
-            return promote(state), Ruling(Verdict.PROMOTE, "operator", said)
+            candidate = event.version or _live(state)[0]
+            ruling = Ruling(Verdict.PROMOTE, "operator", said, candidate=candidate)
+            return promote(state, candidate), ruling
         case Operation.ROLLBACK:
-            return roll_back(policy, state), Ruling(Verdict.ROLL_BACK, "operator", said)
+            ruling = Ruling(Verdict.ROLL_BACK, "operator", said, candidate=event.version or "")
+            if event.version is not None and _live(state) != (event.version,):
+                return dropped(policy, state, (event.version,)), ruling
+            return roll_back(policy, state), ruling
         case Operation.PAUSE:
             paused = after(state.phase, Happening.PAUSE)
             state = replace(state, resume_phase=state.phase, phase=paused, paused_at=state.clock)
             return state, Ruling(Verdict.HOLD, "paused", said)
         case _:
             return _resumed(policy, state), Ruling(Verdict.HOLD, "resumed", said)
+
+
+def _live(state: State) -> tuple[str, ...]:
+    return state.rollout.live if state.rollout is not None else ()
+
+
+def _misnamed(state: State, event: CommandEvent) -> str | None:
+    """Why it is not clear which candidate is meant, or None."""
+    if event.command not in {Operation.PROMOTE, Operation.ROLLBACK}:
+        return None
+    live = _live(state)
+    if event.version is not None and event.version not in live:
+        return f"{event.version} is no candidate now; there is {', '.join(live)}"
+    if event.command is Operation.PROMOTE and event.version is None and len(live) > 1:
+        return f"it does not say which of {', '.join(live)}"
+    return None
 
 
 def _resumed(policy: Policy, state: State) -> State:

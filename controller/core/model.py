@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh64_intdigest
 
 BASIS = 10_000
 """Basis points in a whole."""
@@ -87,6 +88,11 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "out_of_range"
     MALFORMED = "malformed"
     UNKNOWN_NAME = "unknown_name"
+
+
+def key(text: str) -> int:
+    """The uint64 under which columns carry a text: its xxh64 (seed 0), 0 for no text."""
+    return (xxh64_intdigest(text.encode()) or 1) if text else 0
 
 
 # --- events -----------------------------------------------------------------------------------
@@ -329,9 +335,15 @@ class Outcomes:
     value     float64, the aggregated reward, or the default
     joined    bool, whether a reward was joined
     analysed  bool, whether it enters the inference: each exposure of a rollout without units, else
-              the first exposure of each unit in the rollout
+              the first exposure of each unit in the rollout, and its re-entries
     analysed_value  float64, the value that enters: `value`, or the unit's aggregated reward within
               the window after its first exposure
+    unit      uint64, xxh64 of the unit, 0 where there is none
+    bin       int64, covariate bin that the exposure came with; 0 unknown
+    base      int64, basis points: the level from which its unit re-entered the analysis (see
+              `core.join.levels`); 0 for a first entry and for what is not analysed
+    scored    bool, whether it had its row in `core.join.Events`, now or before: then it is no
+              longer at risk, and does not lapse by closing
     """
 
     time: Float
@@ -341,22 +353,10 @@ class Outcomes:
     joined: Bool
     analysed: Bool
     analysed_value: Float
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Counts of one micro-batch at one conditional propensity: what the e-processes feed on.
-
-    pi      probability of the candidate given that it was the champion or that candidate
-    n0, s0  champion: number of trials, sum of values in [0, 1]
-    n1, s1  candidate: the same
-    """
-
-    pi: float
-    n0: float
-    s0: float
-    n1: float
-    s1: float
+    unit: Key
+    bin: Int
+    base: Int
+    scored: Bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,7 +436,11 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class ArmSummary:
-    """What was seen of one arm in the rollout."""
+    """What was seen of one arm in the rollout, in the reward's own unit.
+
+    n, total, mean  analysed outcomes, the sum of their values, its mean (None before the first)
+    interval        a confidence sequence for the mean, valid at all times at once; None as above
+    """
 
     arm: str
     n: int
@@ -449,7 +453,7 @@ class ArmSummary:
 
 @dataclass(frozen=True, slots=True)
 class Lift:
-    """Relative lift of a candidate over the champion: (mean1 / mean0) - 1.
+    """Relative lift of a candidate over the champion: (mean1 / mean0) - 1, more or less reward.
 
     `estimate` is None when too little was seen; the interval is a confidence sequence, valid at
     all times at once, and may be unbounded above.
@@ -461,43 +465,120 @@ class Lift:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardEvidence:
+    """What the estimators say of one guardrail, or of the errors of mirrored requests.
+
+    metric        "error_rate", "latency" or "reward"
+    detail        of a latency the quantile whose e-value is largest, such as "p99"; of a second
+                  reward its event; else ""
+    log_worse     null: the candidate is within the bound. With restarts; rolls back
+    log_within    null: it is at or beyond the bound. Evidence that it may be promoted
+    champion, candidate   what was seen: the error rate; the mean of the second reward; of a latency
+                  the share of the champion's answers slower than its own quantile `detail`, and of
+                  the candidate's slower than `limit_ms`. None where nothing was seen
+    max_increase  the tolerated increase: relative of a latency, else absolute
+    limit_ms      of a latency: (1 + max_increase) times the champion's quantile `detail`
+    """
+
+    metric: str
+    detail: str
+    log_worse: float
+    log_within: float
+    champion: float | None
+    candidate: float | None
+    max_increase: float
+    limit_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateEvidence:
     """What the estimators say of one candidate against the champion.
 
     All `log_*` are natural logarithms of e-values; evidence against the named null is complete at
-    `log(1 / alpha)`.
+    `log(1 / alpha)`. "Worse" and "better" respect the reward's direction.
 
-    log_harm         null: the candidate is not worse
+    risk             greatest relative loss that the interval of the lift still allows, >= 0; inf
+                     where it allows any
+    log_harm         null: the candidate is not worse. Of the closed prefix, with restarts
+    log_harm_fast    the same null, of rewards as they come (log-rank), with restarts; 0 where the
+                     reward has no events
     log_superior     null: the candidate is not better
     log_noninferior  per stage of the policy: null: it is worse by at least that stage's margin
                      (stages without a margin carry 0)
-    log_errors       null: its error rate exceeds the champion's by no more than `max_increase`
+    guards           errors, latency, each second reward, in this order, those that are asked for
+    shadow           errors of mirrored requests; None where errors are not guarded
     p_best, loss     posterior probability to be best; expected loss of promoting, relative; NaN
                      where the policy has no bandit
+    capped           share of the outcomes that were cut at the cap (see `estimate.betting`)
+    multiplicity     candidates that ever were in this rollout: promotion needs this many times
+                     the evidence
     """
 
     champion: ArmSummary
     candidate: ArmSummary
     lift: Lift
+    risk: float
     log_harm: float
+    log_harm_fast: float
     log_superior: float
     log_noninferior: tuple[float, ...]
-    log_errors: float
-    log_shadow_errors: float
+    guards: tuple[GuardEvidence, ...]
+    shadow: GuardEvidence | None
     p_best: float
     loss: float
+    capped: float
+    multiplicity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Evidence that one more analysed unit brings on average, in nats, if all stays as it seems.
+
+    A unit is one of the champion's or the candidate's. Zero or less: the condition will not be met.
+
+    noninferior  per stage of the policy; 0 where the stage has no margin
+    within       per guardrail, in the order of `CandidateEvidence.guards`
+    """
+
+    superior: float
+    noninferior: tuple[float, ...]
+    within: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
     """Whether the data can be trusted: signals hold a rollout, they never roll back.
 
-    log_sample_ratio  log e-value against "arms got the traffic that the splits say"
-    rewards           closed exposures of the rollout to which a reward was joined
+    Log e-values against "arms got the traffic that the splits say", the largest over candidates.
+
+    log_exposures  of the units as they were assigned
+    log_outcomes   of the closed outcomes
+    log_dropped    of the events that came too late to count, against those that did count
     """
 
-    log_sample_ratio: float
+    log_exposures: float
+    log_outcomes: float
+    log_dropped: float
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """Whether the data can be trusted: signals hold a rollout, they never roll back.
+
+    log_exposures, log_outcomes, log_dropped  log e-values against "arms got, closed and lost what
+                  the splits say"; the largest of the candidates'
+    rewards       closed exposures of the rollout to which a reward was joined
+    join_fall     (now, before): shares of outcomes with a reward, where it fell too far; else None
+    silent_s      seconds since a request was answered; what is too many stands in stale_after_s
+    """
+
+    log_exposures: float
+    log_outcomes: float
+    log_dropped: float
     rewards: int
+    join_fall: tuple[float, float] | None = None
+    silent_s: float = 0.0
+    stale_after_s: float = float("inf")
 
 
 # --- decide -> shell --------------------------------------------------------------------------
@@ -505,16 +586,17 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One candidate's way through the stages.
+    """The way of a candidate, or of several at once, through the stages.
 
+    candidates      in the order in which they joined; those in `dropped` are out again
     stage, step     indices from 0 into the policy's stages and into a canary's steps
     started, stage_started, step_started   event times
-    stage_outcomes, step_outcomes  analysed units of the candidate when the stage, the step began
+    stage_outcomes, step_outcomes  analysed units of each candidate when the stage, the step began
     resume_phase    the phase to return to after `paused`
     """
 
     id: str
-    candidate: str
+    candidates: tuple[str, ...]
     champion: str
     salt: str
     stage: int
@@ -522,11 +604,22 @@ class Rollout:
     started: float
     stage_started: float
     step_started: float
-    stage_outcomes: int = 0
-    step_outcomes: int = 0
+    dropped: tuple[str, ...] = ()
+    stage_outcomes: dict[str, int] = field(default_factory=dict)
+    step_outcomes: dict[str, int] = field(default_factory=dict)
     shadow_answers: int = 0
     weights_updated: float = 0.0
     resume_phase: Phase | None = None
+
+    @property
+    def live(self) -> tuple[str, ...]:
+        """The candidates that are still in."""
+        return tuple(name for name in self.candidates if name not in self.dropped)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The champion, then every candidate that ever was in: what estimators count by."""
+        return (self.champion, *self.candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -536,6 +629,8 @@ class Ruling:
     cause    a short constant word: decisions are recorded when it changes
     reason   one sentence with the numbers, for people
     weights  the split wanted from now on; None leaves it as it is
+    segments weights of their own, by header value
+    candidate  whom the verdict means, where there are several
     """
 
     verdict: Verdict
@@ -543,6 +638,8 @@ class Ruling:
     reason: str
     weights: dict[str, int] | None = None
     mirror: dict[str, int] | None = None
+    segments: dict[str, dict[str, int]] | None = None
+    candidate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -626,7 +723,11 @@ class ArmReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Where a model stands, for people: contract 4.4, `/v1/models/{model}/arms`."""
+    """Where a model stands, for people: contract 4.4, `/v1/models/{model}/arms`.
+
+    candidate  the first of `candidates`: those that are in the rollout now
+    segments   splits of their own by header value, basis points, where the policy has segments
+    """
 
     model: str
     time: float
@@ -640,8 +741,10 @@ class Report:
     reason: str
     champion: str
     candidate: str | None
+    candidates: tuple[str, ...]
     queue: tuple[str, ...]
     arms: tuple[ArmReport, ...]
     lift: dict[str, Lift]
+    segments: dict[str, dict[str, int]]
     health: dict[str, Json]
     rejected: dict[str, int]

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from controller.core.admission import is_new
 from controller.core.commands import legal_operation
+from controller.core.explain import explanation
 from controller.core.model import Json, Operation, Reason, Report, Role, Version
 from controller.core.record import decision_document
 from controller.core.split import assign, propensity
@@ -121,18 +122,11 @@ class LoopBackend:
             if decision is None:
                 raise KeyError(number)
             return decision_document(decision)
-        turned, report = self._turned[model], self.report(model)
+        turned = self._turned[model]
         last = self._ledger.last_decision(model)
         return {
-            "model": model,
-            "time": report.time,
-            "phase": report.phase.value,
-            "stage": report.stage,
-            "step": report.step,
-            "verdict": report.verdict.value,
-            "reason": report.reason,
-            "conditions": list(turned.conditions),
-            "health": report.health,
+            **explanation(turned.policy, turned.state),
+            "health": self.report(model).health,
             "last_decision": decision_document(last) if last else None,
         }
 

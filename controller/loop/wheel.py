@@ -237,7 +237,7 @@ class Wheel:
         state = self._states.get(model)
         if state is None or model in self._restless or model in self.troubles:
             return True
-        is_waiting = bool(state.join.pending.any()) or state.phase in ACTIVE
+        is_waiting = any(t.pending.any() for t in state.joins) or state.phase in ACTIVE
         unsettled = state.in_force_epoch < state.split.epoch
         return is_waiting or unsettled or now - self._ticked[model] >= IDLE_TICK_S
 
@@ -279,7 +279,7 @@ class Wheel:
         state = self._states[model]
         arms = {state.champion, *state.split.weights, *state.split.mirror}
         if state.rollout is not None:
-            arms |= {state.rollout.champion, state.rollout.candidate}
+            arms |= set(state.rollout.arms)
         return RoutedModel(
             name=model,
             route=self._folds[model].policy.spec.route,

@@ -154,7 +154,7 @@ def final_document(policy: Policy, state: State) -> dict[str, Json]:
         "champion": state.champion,
         "weights": dict(state.split.weights),
         "reason": state.said.reason,
-        "evidence": evidence_summary(state),
+        "evidence": evidence_summary(policy, state),
         "decisions": state.decisions,
         "final": True,
     }

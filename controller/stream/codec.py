@@ -44,6 +44,7 @@ from controller.core.model import (
     Tick,
     Version,
     VersionEvent,
+    key,
 )
 from controller.errors import EventError
 from controller.stream.intake import intake
@@ -115,11 +116,6 @@ def decode(
         found = _ours(model, _read(lines[begin : begin + _CHUNK]), others)
         parts.append(_part(start + begin, found, index))
     return _joined(start, parts, tuple(index))
-
-
-def key(text: str) -> int:
-    """The uint64 under which columns carry a text: its xxh64 (seed 0), 0 for no text."""
-    return (xxh64_intdigest(text.encode()) or 1) if text else 0
 
 
 def _read(lines: Sequence[bytes]) -> Sequence[_Found]:

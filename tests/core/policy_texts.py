@@ -28,6 +28,68 @@ spec:
     - canary: {steps: [5%, 25%]}
 """
 
+EVERY_FIELD = """\
+apiVersion: understudy.dev/v1alpha1
+kind: RolloutPolicy
+metadata:
+  name: digits
+  namespace: models
+  labels: {app.kubernetes.io/part-of: vision}
+  annotations: {owner: "ana"}
+spec:
+  route:
+    prefix: /v2/models/digits/
+    unit: {header: x-user-id}
+    timeout: 5s
+  champion:
+    version: v1
+    endpoints: ["127.0.0.1:9001", "[::1]:9001", "models.example.org:80"]
+  reward:
+    event: basket
+    window: 30s
+    default: 0
+    range: [-20, 500]
+    aggregate: sum
+    join: request_id
+    direction: maximize
+    grace: 1m
+    kind: continuous
+    min_units: 100
+    contamination: 0.1%
+  guardrails:
+    - {metric: error_rate, max_increase: 1%}
+    - {metric: latency, quantile: 0.99, max_increase: 20%}
+    - {metric: reward, event: refund, max_increase: 0.5%, window: 10m, default: 0, range: [0, 1],
+       aggregate: max}
+    - {metric: reward, event: returned, max_increase: 1.5}
+  stages:
+    - shadow: {duration: 5m, percent: 10%}
+    - canary:
+        steps: [1%, 5%, 25%, 50%]
+        min_duration: 5m
+        min_outcomes: 200
+        margin: 1.25
+        false_rollback: 1%
+        false_promotion: 1%
+        budget: 0.5%
+        max_duration: 1d
+        on_expiry: hold
+    - ab: {share: 50%, alpha: 5%, min_effect: 1%, min_duration: 7d, max_duration: 28d}
+    - thompson:
+        {floor: 1%, update_every: 30s, half_life: 1d, promote_probability: 99%, max_loss: 0.1%,
+         min_outcomes: 500, segments: {header: x-country, max: 20}}
+  candidates: {on_new: join}
+  gates:
+    offline: {metric: accuracy, min: 0.80, max_drop: 1%}
+    approval: none
+    freeze: [{cron: "0 17 * * FRI", duration: 60h}]
+    cooldown: 10m
+  health: {stale_after: 10m, join_rate: 50%}
+  deploy: {kubernetes: {namespace: models, service: digits, port: 8080, retain: 1h}}
+  notify: [{webhook: "https://example.org/x", on: [promoted, rolled_back, holding]}]
+"""
+"""A policy that shows every field of the format, but for `cookie`, which excludes `header`."""
+
 
 def document(**spec: Any) -> dict[str, Any]:
     """The smallest policy, as values, with some fields of its spec replaced."""

@@ -15,9 +15,11 @@ from controller.core.policy import (
     Policy,
     parse,
 )
+from controller.core.policy.document import read
 from controller.core.policy.faults import nearest
 from controller.errors import PolicyError
 from tests.core.policy_texts import (
+    EVERY_FIELD,
     POLICIES,
     SMALLEST,
     VALUES,
@@ -111,7 +113,9 @@ def test_parse_raises_nothing_but_policy_errors_on_any_text(text):
 @given(st.data())
 @settings(max_examples=250, derandomize=True, deadline=None)
 def test_parse_raises_nothing_but_policy_errors_on_damaged_policies(data):
-    text = data.draw(st.sampled_from([SMALLEST, *(p.read_text("utf-8") for p in POLICIES)]))
+    text = data.draw(
+        st.sampled_from([SMALLEST, EVERY_FIELD, *(p.read_text("utf-8") for p in POLICIES)])
+    )
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, min(start + 30, len(text))))
     damage = data.draw(
@@ -121,11 +125,15 @@ def test_parse_raises_nothing_but_policy_errors_on_damaged_policies(data):
 
 
 def test_parse_raises_nothing_but_policy_errors_whatever_stands_in_a_field():
-    smallest = document()
-    for path, value in itertools.product(places(smallest), VALUES):
-        changed = copy.deepcopy(smallest)
-        parent: Any = changed
-        for key in path[:-1]:
-            parent = parent[key]
-        parent[path[-1]] = value
-        outcome(json.dumps(changed))
+    whole: Any = read(EVERY_FIELD).value
+    for section, content in whole["spec"].items():
+        # One section at a time: short texts are read faster.
+        small = document(**{section: content})
+        inside = [path for path in places(small) if path[:2] == ("spec", section)]
+        for path, value in itertools.product(inside, VALUES):
+            changed = copy.deepcopy(small)
+            parent: Any = changed
+            for key in path[:-1]:
+                parent = parent[key]
+            parent[path[-1]] = value
+            outcome(json.dumps(changed))

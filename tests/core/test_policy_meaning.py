@@ -64,6 +64,21 @@ def test_duration_without_its_unit_is_refused(text):
     assert fault_at(policy, "spec.reward.window").expected.startswith("a duration with its unit")
 
 
+@given(st.integers(1, 10**8))
+@settings(max_examples=200, derandomize=True, deadline=None)
+def test_amount_is_a_share_or_a_number_of_the_reward_and_both_are_exact(millionths):
+    def margin(written: str) -> float:
+        text = replaced("25%]}", f"25%], margin: {written}}}")
+        canary = parse(text, "file.yaml").spec.stages[0].canary
+        assert canary is not None
+        return canary.margin
+
+    exact = float(Fraction(millionths, 10**6))
+    number = f"{millionths // 10**6}.{millionths % 10**6:06d}"
+    percent = f"{millionths // 10**4}.{millionths % 10**4:04d}%"
+    assert margin(number) == margin(percent) == exact
+
+
 # --- digest -----------------------------------------------------------------------------------
 
 
@@ -96,6 +111,14 @@ metadata:
         ("version: v1", "version: v2"),
         ("correct}", "correct, window: 31s}"),
         ("25%]}\n", "25%]}\n    - ab: {}\n"),
+        ("25%]}", "25%], budget: 1%}"),
+        ("correct}", "correct, kind: continuous}"),
+        ("correct}", "correct, min_units: 2}"),
+        ("correct}", "correct, contamination: 1%}"),
+        ("correct}", "correct, direction: minimize}"),
+        ("25%]}\n", "25%]}\n  health: {stale_after: 1m}\n"),
+        ("25%]}\n", "25%]}\n  health: {join_rate: 40%}\n"),
+        ("25%]}\n", "25%]}\n  candidates: {on_new: replace}\n"),
     ],
 )
 def test_digest_changes_with_the_meaning(old, new):
@@ -136,6 +159,64 @@ def test_digest_changes_with_the_meaning(old, new):
         ),
         ({"stages": [{"thompson": {"floor": "50%"}}]}, "spec.stages[0].thompson.floor"),
         ({"reward": {"event": "e", "join": "unit"}}, "spec.reward.join"),
+        (
+            {"reward": {"event": "e", "window": "11h", "grace": "61m"}},
+            "spec.stages[0].canary.max_duration",
+        ),
+        ({"reward": {"event": "e", "aggregate": "sum"}}, "spec.reward.aggregate"),
+        ({"reward": {"event": "e", "min_units": 100}}, "spec.reward.min_units"),
+        ({"reward": {"event": "e", "range": [0, 5], "default": 5}}, "spec.reward.default"),
+        ({"reward": {"event": "e", "direction": "minimize", "default": 1}}, "spec.reward.default"),
+        ({"reward": {"event": "e", "contamination": "1%"}}, "spec.stages[0].canary.margin"),
+        (
+            {
+                "reward": {"event": "e", "contamination": "0.5%", "range": [-2, 2]},
+                "stages": [{"canary": {"steps": [0.1], "margin": 0.02}}],
+            },
+            "spec.stages[0].canary.margin",
+        ),
+        (
+            {"reward": {"event": "e", "contamination": "1%"}, "stages": [{"ab": {}}]},
+            "spec.stages[0].ab.min_effect",
+        ),
+        (
+            {"stages": [{"canary": {"steps": [0.1, 0.2], "budget": 0}}]},
+            "spec.stages[0].canary.budget",
+        ),
+        ({"stages": [{"ab": {"share": 1}}]}, "spec.stages[0].ab.share"),
+        (
+            {"stages": [{"thompson": {"floor": "34%"}}], "candidates": {"on_new": "join"}},
+            "spec.stages[0].thompson.floor",
+        ),
+        ({"stages": [{"thompson": {"max_loss": 0}}]}, "spec.stages[0].thompson.max_loss"),
+        (
+            {
+                "route": {"prefix": "/", "unit": {"header": "X-User"}},
+                "stages": [{"thompson": {"segments": {"header": "x-user"}}}],
+            },
+            "spec.stages[0].thompson.segments.header",
+        ),
+        (
+            {"guardrails": [{"metric": "error_rate", "max_increase": 0}]},
+            "spec.guardrails[0].max_increase",
+        ),
+        (
+            {"guardrails": [{"metric": "reward", "event": "correct", "max_increase": 0.1}]},
+            "spec.guardrails[0].event",
+        ),
+        (
+            {"guardrails": [{"metric": "reward", "event": "refund", "max_increase": 1}]},
+            "spec.guardrails[0].max_increase",
+        ),
+        (
+            {
+                "guardrails": [
+                    {"metric": "reward", "event": "refund", "max_increase": 0.1, "window": "2d"}
+                ],
+                "stages": [{"canary": {"steps": [0.1]}}, {"canary": {"steps": [0.2]}}],
+            },
+            "spec.guardrails[0].window",
+        ),
     ],
 )
 def test_policy_that_cannot_work_gets_advice(spec, path):
@@ -147,10 +228,38 @@ def test_policy_that_cannot_work_gets_advice(spec, path):
 @pytest.mark.parametrize(
     "spec",
     [
-        {"reward": {"event": "e", "window": "23h", "grace": "1h"}},
+        {"reward": {"event": "e", "window": "11h", "grace": "1h"}},
         {"stages": [{"canary": {"steps": [0.1, 0.2], "min_duration": "12h"}}]},
         {"stages": [{"shadow": {}}, {"ab": {"min_duration": "28d"}}]},
         {"stages": [{"thompson": {"floor": "49%"}}]},
+        {"stages": [{"thompson": {"floor": "33%"}}], "candidates": {"on_new": "join"}},
+        {"stages": [{"thompson": {"segments": {"header": "x-country"}}}]},
+        {"reward": {"event": "e", "aggregate": "sum", "range": [0, 500]}},
+        {"reward": {"event": "e", "aggregate": "max"}},
+        {
+            "reward": {"event": "e", "min_units": 100},
+            "route": {"prefix": "/", "unit": {"cookie": "session"}},
+        },
+        {"reward": {"event": "e", "range": [0, 5], "default": 5, "direction": "minimize"}},
+        {"reward": {"event": "e", "direction": "minimize"}},
+        {"reward": {"event": "e", "contamination": "0.9%"}},
+        {"reward": {"event": "e", "contamination": "0.9%"}, "stages": [{"ab": {}}]},
+        {"stages": [{"canary": {"steps": [0.1], "budget": 0}}]},
+        {"stages": [{"canary": {"steps": [0.1, 0.2], "budget": "0.01%"}}]},
+        {"stages": [{"thompson": {}}], "candidates": {"on_new": "join"}},
+        {"guardrails": [{"metric": "reward", "event": "refund", "max_increase": "99%"}]},
+        {
+            "guardrails": [
+                {"metric": "reward", "event": "refund", "max_increase": 0.1, "window": "47h"}
+            ],
+            "stages": [{"canary": {"steps": [0.1]}}, {"canary": {"steps": [0.2]}}],
+        },
+        {
+            "guardrails": [
+                {"metric": "reward", "event": "refund", "max_increase": 0.1, "window": "90d"}
+            ],
+            "stages": [{"thompson": {}}],
+        },
         {
             "reward": {"event": "e", "join": "unit"},
             "route": {"prefix": "/", "unit": {"header": "x-user"}},

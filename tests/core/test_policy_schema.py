@@ -15,8 +15,10 @@ from controller.core.policy import (
     Policy,
     schema,
 )
+from controller.core.policy.document import read
 from controller.core.policy.faults import ANSWERS
 from tests.core.policy_texts import (
+    EVERY_FIELD,
     POLICIES,
     VALUES,
     document,
@@ -112,6 +114,10 @@ def test_schema_is_a_valid_schema_of_its_draft():
     jsonschema.Draft202012Validator.check_schema(schema())
 
 
+def test_policy_with_every_field_conforms_to_the_schema():
+    assert conforms(read(EVERY_FIELD).value)
+
+
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
 def test_examples_conform_to_the_schema(path):
     assert conforms(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -132,6 +138,22 @@ def test_examples_conform_to_the_schema(path):
         {"stages": [{"canary": {"steps": [0.1], "min_outcomes": 0}}]},
         {"champion": {"version": "v1", "endpoints": ["localhost"]}},
         {"rewards": {}},
+        {"reward": {"event": "e", "kind": "count"}},
+        {"reward": {"event": "e", "min_units": 0}},
+        {"reward": {"event": "e", "contamination": 2}},
+        {"guardrails": [{"metric": "reward", "event": "r", "max_increase": -0.1}]},
+        {"guardrails": [{"metric": "reward", "event": "r", "max_increase": "1"}]},
+        {"guardrails": [{"metric": "reward", "event": "r", "max_increase": 1, "range": [0]}]},
+        {"guardrails": [{"metric": "reward", "event": "r", "max_increase": 1, "window": 5}]},
+        {"guardrails": [{"metric": "reward", "event": "r", "max_increase": 1, "aggregate": "x"}]},
+        {"stages": [{"canary": {"steps": [0.1], "margin": 0}}]},
+        {"stages": [{"canary": {"steps": [0.1], "budget": 1.5}}]},
+        {"stages": [{"thompson": {"segments": {}}}]},
+        {"stages": [{"thompson": {"segments": {"header": "x y"}}}]},
+        {"stages": [{"thompson": {"segments": {"header": "x", "max": 0}}}]},
+        {"candidates": {"on_new": "drop"}},
+        {"health": {"stale_after": 60}},
+        {"health": {"join_rate": 50}},
     ],
 )
 def test_broken_policies_do_not_conform_to_the_schema(spec):
@@ -144,6 +166,10 @@ def test_defaults_in_the_schema_are_shown_as_users_write_them():
     definitions = schema()["$defs"]
     canary = definitions["Canary"]["properties"]
     assert (canary["min_duration"]["default"], canary["margin"]["default"]) == ("5m", "1%")
+    assert canary["budget"]["default"] == "0.5%"
+    assert definitions["DataHealth"]["properties"]["stale_after"]["default"] == "10m"
+    assert definitions["DataHealth"]["properties"]["join_rate"]["default"] == "50%"
+    assert definitions["Reward"]["properties"]["contamination"]["default"] == "0%"
     assert definitions["Reward"]["properties"]["window"]["default"] == "30s"
     assert definitions["Reward"]["properties"]["range"]["default"] == [0, 1]
     assert definitions["Spec"]["properties"]["gates"]["default"] == {}
@@ -173,8 +199,8 @@ def test_changing_the_schema_that_was_given_changes_nothing():
 
 def test_whatever_parse_accepts_conforms_to_the_schema():
     accepted = 0
-    for file in POLICIES:
-        values = yaml.safe_load(file.read_text("utf-8"))
+    for text in (EVERY_FIELD, *(file.read_text("utf-8") for file in POLICIES)):
+        values = read(text).value
         for path, value in itertools.product(places(values), VALUES):
             changed = copy.deepcopy(values)
             parent = changed
@@ -187,4 +213,4 @@ def test_whatever_parse_accepts_conforms_to_the_schema():
                 continue
             accepted += 1
             assert conforms(changed), (path, value)
-    assert accepted > 500
+    assert accepted > 800

@@ -17,21 +17,27 @@ why an effect between two grid points never falls through.
 Rejected: {r : E(r) < 1/alpha} with bets on both sides in one mixture. It may be empty or ragged
 on a grid, and needs E to be quasi-convex in r to have a hull that covers.
 
+The grid is some 1 000 bets per cell, so cells wait for it until they are `PATIENCE` of all, alike
+in pi and bin but whatever their stratum, and the plug-in waits with them.
+
 Current wealth is used, not its running maximum: if the lift itself drifts, the interval follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import betaln
 
-from controller.core.estimate.moments import Moments
-from controller.core.estimate.sequential import gain, log_bets
-from controller.core.model import Cell, Float
+from controller.core.estimate import moments, sequential
+from controller.core.estimate.book import Book, Family, bind
+from controller.core.model import Bool, Cells, Float, Int
+
+PATIENCE = 0.02
+"""Waiting trials over trials bet on, of any candidate, that end the wait."""
+
+_MOST_CELLS = 256
 
 _LOG_R = np.array(
     [
@@ -71,101 +77,163 @@ RATIOS = np.exp(np.concatenate([-_LOG_R[::-1], [0.0], _LOG_R]))
 """The grid of ratios mean1 / mean0, (R,), from 0.05 to 20: half a per cent apart near 1."""
 
 _UP = np.exp(np.array([0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0]))
-_THETAS = np.concatenate([_UP, 1.0 / _UP])
-_K = len(_UP)
-_SIDE = np.repeat([1, -1], _K)
-_SPARE = np.minimum(0.5, np.where(_THETAS > 1.0, 1.0 / _THETAS, 1.0 - _THETAS))
+_NEWTON_STEPS = 100
+_CONVERGED = 1e-12
+
+
+def _family(ratio: float, side: int) -> Family:
+    """Null: the lift's ratio is at most (side +1), at least (side -1) `ratio`.
+
+    Where ratio x p0 is near or beyond 1 a bet still leaves some failures: upward of the null's own,
+    downward of the champion's (ratio x p0 may not be a probability at all).
+    """
+    thetas = _UP if side > 0 else 1.0 / _UP
+    return Family(
+        slope=thetas * ratio,
+        offset=np.zeros_like(thetas),
+        anchor=np.full_like(thetas, ratio if side > 0 else 1.0),
+        spare=np.minimum(0.5, 1.0 / thetas if side > 0 else 1.0 - thetas),
+        floor=np.zeros_like(thetas),
+        log_weights=np.full_like(thetas, -np.log(len(thetas))),
+        ratio=ratio,
+        shift=0.0,
+        side=side,
+    )
+
+
+BOOK: Book = bind(
+    tuple(_family(float(r), side) for side in (1, -1) for r in RATIOS), restarts=False
+)
+"""First, per ratio, bets that the lift is above it, then, per ratio, that it is below."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiftWealth:
-    """log_wealth  (R, 2K) float64: per ratio, K bets that the lift is above, K that it is below."""
+    """The bets on every ratio, and the cells that wait to be bet on.
+
+    log_wealth  (C, K) float64, of the bets of `BOOK`
+    limits      (C, 2) float64, of the lift
+    trials, waiting  (C,) float64, trials bet on; trials that wait
+    cells       that wait
+    p0_hat      (B,) float64, the champion's mean per bin before the first of them; NaN: not known
+    """
 
     log_wealth: Float
+    limits: Float
+    trials: Float
+    waiting: Float
+    cells: tuple[Cells, ...]
+    p0_hat: Float
 
 
-def start() -> LiftWealth:
+def start(candidates: int, bins: int = 1) -> LiftWealth:
     """Every bet begins with 1."""
-    return LiftWealth(log_wealth=np.zeros((len(RATIOS), 2 * _K)))
+    return LiftWealth(
+        log_wealth=np.zeros((candidates, len(BOOK.slope))),
+        limits=np.tile([-1.0, np.inf], (candidates, 1)),
+        trials=np.zeros(candidates),
+        waiting=np.zeros(candidates),
+        cells=(),
+        p0_hat=np.full(bins, np.nan),
+    )
 
 
-def update(wealth: LiftWealth, cells: Sequence[Cell], p0_hat: float) -> LiftWealth:
-    """The wealth after these cells; `p0_hat` comes from units before them only."""
-    log_wealth = wealth.log_wealth
-    p1 = _alternatives(p0_hat)
-    for cell in cells:
-        if not 0.0 < cell.pi < 1.0:
-            continue
-        logs = log_bets(cell.pi, p0_hat, p1, RATIOS[:, np.newaxis], 0.0, side=_SIDE)
-        log_wealth = log_wealth + gain(logs, cell)
-    return LiftWealth(log_wealth=log_wealth)
+def with_candidate(lift: LiftWealth) -> LiftWealth:
+    """One more candidate."""
+    new = start(1)
+    return replace(
+        lift,
+        log_wealth=np.concatenate([lift.log_wealth, new.log_wealth]),
+        limits=np.concatenate([lift.limits, new.limits]),
+        trials=np.concatenate([lift.trials, new.trials]),
+        waiting=np.concatenate([lift.waiting, new.waiting]),
+    )
 
 
-def _alternatives(p0_hat: float) -> Float:
-    """The candidate's mean that each bet expects, (R, 2K).
+def observed(
+    lift: LiftWealth, cells: Cells, alpha: float, *, before: Float | None, after: Float | None
+) -> LiftWealth:
+    """Add cells; `before` and `after` them the champion's mean per bin was thought to be this."""
+    if not lift.cells:
+        lift = replace(lift, p0_hat=_known(lift, before))
+    cells = moments.merged((*lift.cells, replace(cells, stratum=np.zeros_like(cells.stratum))))
+    counts = moments.sums(cells, len(lift.trials))
+    waiting = counts[:, 0] + counts[:, 2]
+    lift = replace(lift, cells=(cells,), waiting=waiting)
+    if (waiting < PATIENCE * lift.trials).all() and len(cells.pi) <= _MOST_CELLS:
+        return lift
+    log_wealth = lift.log_wealth.copy()
+    if np.isfinite(lift.p0_hat).all():
+        np.add.at(log_wealth, cells.candidate, sequential.gains(BOOK, cells, lift.p0_hat))
+    return LiftWealth(
+        log_wealth=log_wealth,
+        limits=limits(log_wealth, alpha),
+        trials=lift.trials + waiting,
+        waiting=np.zeros_like(waiting),
+        cells=(),
+        p0_hat=_known(lift, after),
+    )
 
-    Where r p0 is near or beyond 1 a bet still leaves some failures: upward of the null's own,
-    downward of the champion's (r p0 may not be a probability at all).
-    """
-    null = RATIOS[:, np.newaxis] * p0_hat
-    anchor = np.where(_SIDE > 0, null, p0_hat)
-    p1: Float = np.minimum(_THETAS * null, 1.0 - _SPARE * (1.0 - anchor))
-    return p1
+
+def _known(lift: LiftWealth, p0_hat: Float | None) -> Float:
+    return np.full_like(lift.p0_hat, np.nan) if p0_hat is None else p0_hat
 
 
-def limits(wealth: LiftWealth, alpha: float) -> tuple[float, float]:
-    """The confidence sequence for the relative lift; (-1, inf) when nothing is rejected."""
-    bar = np.log(2.0 * _K / alpha)
-    below = np.logaddexp.reduce(wealth.log_wealth[:, :_K], axis=1) >= bar
-    above = np.logaddexp.reduce(wealth.log_wealth[:, _K:], axis=1) >= bar
-    n_below, n_above = _leading(below), _leading(above[::-1])
-    lower = float(RATIOS[n_below - 1]) - 1.0 if n_below else -1.0
-    upper = float(RATIOS[-n_above]) - 1.0 if n_above else float("inf")
+def limits(log_wealth: Float, alpha: float) -> Float:
+    """The confidence sequence for the relative lift, (C, 2); (-1, inf) when nothing is rejected."""
+    n_ratios = len(RATIOS)
+    log_e = np.logaddexp.reduceat(BOOK.log_weights + log_wealth, BOOK.starts, axis=1)
+    is_rejected = log_e >= np.log(2.0 / alpha)
+    n_below = _leading(is_rejected[:, :n_ratios])
+    n_above = _leading(is_rejected[:, : n_ratios - 1 : -1])
+    lower = np.where(n_below > 0, RATIOS[n_below - 1], 0.0) - 1.0
+    upper = np.where(n_above > 0, RATIOS[-np.maximum(n_above, 1)], np.inf) - 1.0
     # They cross only if no constant lift fits the data; then what lies between is in doubt.
-    return min(lower, upper), max(lower, upper)
+    return np.column_stack([np.minimum(lower, upper), np.maximum(lower, upper)])
 
 
-def _leading(rejected: np.ndarray) -> int:
-    return len(rejected) if rejected.all() else int(np.argmin(rejected))
-
-
-def estimate(moments: Moments) -> float | None:
-    """Mantel-Haenszel's estimate of the relative lift over strata.
-
-    None when no stratum compares the arms, or the champion has no reward to compare with.
-    Mantel & Haenszel (1959); for risk ratios Rothman & Greenland, Modern Epidemiology, eq. 15-20.
-    """
-    n0, s0, n1, s1 = moments.counts.T
-    total = n0 + n1
-    both = total > 0.0
-    weight0 = np.divide(n0, total, out=np.zeros_like(total), where=both)
-    weight1 = np.divide(n1, total, out=np.zeros_like(total), where=both)
-    expected = float((s0 * weight1).sum())
-    if expected <= 0.0:
-        return None
-    return float((s1 * weight0).sum()) / expected - 1.0
+def _leading(is_rejected: Bool) -> Int:
+    """How many leading columns are all rejected, per row."""
+    return np.cumprod(is_rejected, axis=1).sum(axis=1)
 
 
 def arm_interval(n: float, s: float, alpha: float) -> tuple[float, float] | None:
-    """A confidence sequence for the mean of n values in [0, 1] with the sum s; None when n = 0.
+    """A confidence sequence for the mean of n values in [0, 1] with the sum s; None when n = 0."""
+    if n <= 0.0:
+        return None
+    low, high = arm_intervals(np.array([n]), np.array([s]), alpha)[0]
+    return float(low), float(high)
+
+
+def arm_intervals(n: Float, s: Float, alpha: float) -> Float:
+    """A confidence sequence for each mean of n values in [0, 1] with the sum s, (..., 2).
 
     The Beta(1/2, 1/2) mixture of likelihood ratios (Robbins 1970; Howard et al.,
     arXiv:1810.08240, prop. 7), exact for coins, and valid in [0, 1] as in `sequential`:
-    {p : B(s + 1/2, n - s + 1/2) / B(1/2, 1/2) < p^s (1 - p)^(n - s) / alpha}.
+    {p : B(s + 1/2, n - s + 1/2) / B(1/2, 1/2) < p^s (1 - p)^(n - s) / alpha}. [0, 1] where n = 0.
     """
-    if n <= 0.0:
-        return None
-    constant = float(betaln(s + 0.5, n - s + 0.5) - betaln(0.5, 0.5) + np.log(alpha))
-
-    def excess(p: float) -> float:
-        return float(constant - s * np.log(p) - (n - s) * np.log1p(-p))
-
-    centre = min(max(s / n, 1e-12), 1.0 - 1e-12)
-    return _end(excess, 1e-300, centre), _end(excess, 1.0 - 1e-16, centre)
+    constant = betaln(s + 0.5, n - s + 0.5) - betaln(0.5, 0.5) + np.log(alpha)
+    low = _end(constant, n, s)
+    high = 1.0 - _end(constant, n, n - s)
+    return np.stack([low, high], axis=-1)
 
 
-def _end(excess: Callable[[float], float], limit: float, centre: float) -> float:
-    """Where `excess` crosses 0 between the centre and a limit of the unit interval."""
-    if excess(limit) <= 0.0:
-        return float(round(limit))
-    return float(brentq(excess, limit, centre, xtol=1e-14, rtol=1e-13))
+def _end(constant: Float, n: Float, s: Float) -> Float:
+    """Where constant = s log p + (n - s) log(1 - p) below the mean s / n; 0 where s = 0.
+
+    Newton's method in t = log p, in which the right side is concave and rises up to s / n. Its
+    tangents lie above it, so from a point left of the root it never steps beyond; it starts at
+    t = constant / s, where the right side is less than the constant.
+    """
+    is_open = s > 0.0
+    s, n = np.where(is_open, s, 1.0), np.where(is_open, n, 2.0)
+    constant = np.where(is_open, constant, -2.0)
+    t = constant / s
+    for _ in range(_NEWTON_STEPS):
+        p = np.exp(t)
+        value = s * t + (n - s) * np.log1p(-p) - constant
+        step = value / (s - (n - s) * p / (1.0 - p))
+        t = t - step
+        if (np.abs(step) < _CONVERGED).all():
+            break
+    return np.where(is_open, np.exp(t), 0.0)

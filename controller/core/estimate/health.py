@@ -1,52 +1,181 @@
-"""Can the data be trusted: did the arms get the traffic that the splits say?
+"""Can the data be trusted: did the arms get the traffic that the splits say, do rewards come?
 
 If exposures of one arm are lost, or the router does not do what it was told, what is seen is no
 longer a random sample and every comparison is worthless, however significant. So the arm itself
 is tested: given its propensity pi it is a coin, and a gambler bets that its odds are really m times
 pi / (1 - pi), for a mixture of multipliers m. The wealth is an e-process against "pi is right",
 valid at every look and under any change of weights. A threshold of 10^4 lets a sound
-experiment be held once in ten thousand; 51/49 instead of 50/50 is found in some 60 000 units.
+experiment be held once in ten thousand. The test is kept three times: on exposures, on closed
+outcomes, on dropped events.
 
-A large value holds a rollout and is shown; it never rolls back, for it does not say which arm
+The multipliers are dense and heavy near 1, because a small mismatch is what takes long to find:
+one of 4 % (51/49 where 50/50 was wanted) is found in some 48 000 units, where a gambler who knew it
+beforehand would need 42 000. A large one is found at once whatever its weight.
+
+`JoinRate` asks whether rewards still come at all: the share of outcomes with a reward, now
+against its own history.
+
+Large values hold a rollout and are shown; they never roll back, for they do not say which arm
 suffers.
 
 Rejected: a chi-square test at each look (false alarms without end), one test per epoch (an epoch
-of a bandit is too short to show anything).
+of a bandit is too short to show anything), a Dirichlet prior on the shares (it has one centre;
+propensities change with every epoch, multipliers of the odds mean the same in each).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from controller.core.estimate.sequential import Wealth
-from controller.core.model import Cell
+from controller.core.model import Cells, Float
 
 LOG_THRESHOLD = float(np.log(1e4))
 """The log e-value from which the sample ratio counts as wrong."""
 
-_STEPS = np.array([0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2])
-_ODDS = np.exp(np.concatenate([-_STEPS, _STEPS]))
+_STEPS = np.array([0.01, 0.02, 0.03, 0.04, 0.055, 0.08, 0.12, 0.2, 0.35, 0.6, 1.2])
+_STEP_WEIGHTS = np.array([0.02, 0.08, 0.2, 0.25, 0.15, 0.08, 0.06, 0.05, 0.05, 0.03, 0.03])
+_LOG_ODDS = np.concatenate([-_STEPS, _STEPS])
+_LOG_WEIGHTS = np.log(np.tile(_STEP_WEIGHTS / (2.0 * _STEP_WEIGHTS.sum()), 2))
 
 
-def start() -> Wealth:
+@dataclass(frozen=True, slots=True)
+class SampleRatio:
+    """log_wealth  (C, M) float64: per candidate, what each multiplier's bet made of 1."""
+
+    log_wealth: Float
+
+
+def start(candidates: int = 1) -> SampleRatio:
     """Every bet begins with 1."""
-    return Wealth(log_wealth=np.zeros(len(_ODDS)))
+    return SampleRatio(log_wealth=np.zeros((candidates, len(_LOG_ODDS))))
 
 
-def update(wealth: Wealth, cells: Sequence[Cell]) -> Wealth:
-    """The wealth after counts of units n0 and n1 at each pi; cells without a coin are left out."""
-    log_wealth = wealth.log_wealth
-    for cell in cells:
-        if not 0.0 < cell.pi < 1.0:
-            continue
-        # p' = m pi / (1 - pi + m pi), so p' / pi = m / c and (1 - p') / (1 - pi) = 1 / c
-        scale = np.log1p(cell.pi * (_ODDS - 1.0))
-        log_wealth = log_wealth + cell.n1 * (np.log(_ODDS) - scale) - cell.n0 * scale
-    return Wealth(log_wealth=log_wealth)
+def with_candidate(ratio: SampleRatio) -> SampleRatio:
+    """One more candidate joins."""
+    return SampleRatio(log_wealth=np.pad(ratio.log_wealth, ((0, 1), (0, 0))))
 
 
-def log_sample_ratio(wealth: Wealth) -> float:
-    """The natural logarithm of the e-value against the known propensities."""
-    return float(np.logaddexp.reduce(wealth.log_wealth) - np.log(len(_ODDS)))
+def update(ratio: SampleRatio, cells: Cells) -> SampleRatio:
+    """The wealth after counts n0 and n1 at each pi; cells without a coin are left out."""
+    coins = (cells.pi > 0.0) & (cells.pi < 1.0)
+    pi, n0, n1 = cells.pi[coins], cells.n0[coins], cells.n1[coins]
+    # p' = m pi / (1 - pi + m pi), so p' / pi = m / c and (1 - p') / (1 - pi) = 1 / c
+    c = np.log1p(pi[:, np.newaxis] * np.expm1(_LOG_ODDS))
+    gain = n1[:, np.newaxis] * _LOG_ODDS - (n0 + n1)[:, np.newaxis] * c
+    own = np.arange(len(ratio.log_wealth))[:, np.newaxis] == cells.candidate[coins]
+    return SampleRatio(log_wealth=ratio.log_wealth + own.astype(np.float64) @ gain)
+
+
+def log_sample_ratio(ratio: SampleRatio) -> Float:
+    """Log e-values against the known propensities, (C,)."""
+    log_e: Float = np.logaddexp.reduce(ratio.log_wealth + _LOG_WEIGHTS, axis=1)
+    return log_e
+
+
+# --- do rewards come ------------------------------------------------------------------------------
+
+RECENT = 100.0
+"""Rewards that the recent past holds: so many outcomes that this many would be joined."""
+
+LEAST_RECENT, MOST_RECENT = 200.0, 1e6
+"""Bounds of the outcomes that the recent past holds."""
+
+HISTORY = 20.0
+"""The history's memory, in recent pasts."""
+
+BEFORE = 20.0
+"""Rewards in the history without which nothing is said."""
+
+LOG_SURPRISE = float(np.log(1e6))
+"""Minus log probability of a recent past that is called a fall, at each look."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRate:
+    """The share of closed outcomes to which a reward was joined, of late and before that.
+
+    recent_n, recent_joined    outcomes and joined ones, fading out
+    history_n, history_joined  the same of what has faded out of the recent past, fading slowly
+    is_fallen                  as of the last update; the history stands still meanwhile
+    """
+
+    recent_n: float = 0.0
+    recent_joined: float = 0.0
+    history_n: float = 0.0
+    history_joined: float = 0.0
+    is_fallen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JoinFall:
+    """Rewards fail to come: the share of outcomes with one now, and before."""
+
+    now: float
+    before: float
+
+
+def update_join_rate(rate: JoinRate, outcomes: float, joined: float, *, least: float) -> JoinRate:
+    """Add closed outcomes, `joined` of them with a reward; see `fell` for `least`.
+
+    What fades out of the recent past becomes history, unless the rate is fallen: an outage must
+    not become what is normal.
+    """
+    if outcomes <= 0.0:
+        return rate
+    memory = _memory(rate)
+    stays = float(np.exp(-outcomes / memory))
+    left, left_joined = (1.0 - stays) * rate.recent_n, (1.0 - stays) * rate.recent_joined
+    after = replace(
+        rate,
+        recent_n=stays * rate.recent_n + outcomes,
+        recent_joined=stays * rate.recent_joined + joined,
+    )
+    if not rate.is_fallen:
+        kept = float(np.exp(-left / (HISTORY * memory)))
+        after = replace(
+            after,
+            history_n=kept * rate.history_n + left,
+            history_joined=kept * rate.history_joined + left_joined,
+        )
+    return replace(after, is_fallen=_is_fallen(after, least))
+
+
+def fell(rate: JoinRate) -> JoinFall | None:
+    """The fall of the join rate to less than `least` times what it was before, if there is one.
+
+    It begins when the recent past would be too surprising for a rate of `least` times the
+    history: for J of n outcomes joined, exp(-n KL(J/n || p)) <= 10^-6. That is Chernoff's bound of
+    the binomial tail (Hoeffding 1963, theorem 1); it holds for sums with fading weights in
+    (0, 1] too, because log(1 - p + p e^(-w t)) is convex in w. It ends when the recent rate is
+    no longer below that line.
+    """
+    if not rate.is_fallen:
+        return None
+    return JoinFall(
+        now=rate.recent_joined / rate.recent_n, before=rate.history_joined / rate.history_n
+    )
+
+
+def _memory(rate: JoinRate) -> float:
+    """How many outcomes the recent past holds."""
+    n = rate.history_n + rate.recent_n
+    share = (rate.history_joined + rate.recent_joined) / n if n > 0.0 else 1.0
+    return float(np.clip(RECENT / max(share, 1e-9), LEAST_RECENT, MOST_RECENT))
+
+
+def _is_fallen(rate: JoinRate, least: float) -> bool:
+    if rate.history_joined < BEFORE or rate.recent_n <= 0.0:
+        return False
+    p = min(least * rate.history_joined / rate.history_n, 1.0 - 1e-9)
+    now = rate.recent_joined / rate.recent_n
+    if now >= p:
+        return False
+    return rate.is_fallen or rate.recent_n * _kl(now, p) >= LOG_SURPRISE
+
+
+def _kl(x: float, p: float) -> float:
+    """Kullback-Leibler divergence of coins x and p, 0 <= x < p < 1."""
+    failures = (1.0 - x) * float(np.log((1.0 - x) / (1.0 - p)))
+    return failures if x <= 0.0 else failures + x * float(np.log(x / p))

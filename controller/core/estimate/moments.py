@@ -1,24 +1,25 @@
 """Counts: the only thing that reaches the estimators from the units themselves.
 
-A *stratum* is everything that was routed with one conditional propensity pi. Within a stratum the
-arms saw the same mix of times and users, whatever the baseline did meanwhile, so strata are
-compared inside and never pooled: pooling is Simpson's paradox waiting for a drift.
+A *stratum* is everything that was routed with one split. Within a stratum the arms saw the same
+mix of times and users, whatever the baseline did meanwhile, so strata are compared inside and never
+pooled: pooling is Simpson's paradox waiting for a drift.
 
 Invariant: merging is addition, so it is associative and commutative, and a batch counted
 in pieces gives what it gives in one. Counts of whole units are exact (float64 below 2^53).
 
-Rejected: a stratum per epoch. A bandit makes a new epoch every few seconds; the same pi again
-is the same stratum, and there are at most 10 000 of them.
+A bandit makes a new stratum every few seconds. So only the latest ones are kept open; of the others
+remains what they add to the sums of Mantel and Haenszel. Units that come to a stratum after
+it was put away form a small stratum of their own, in which the arms are as comparable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from controller.core.model import Cell, Float
+from controller.core.model import Cells, Float, Int
 
 WARM_UP = 20.0
 """Champion trials, history included, before which nothing is bet on a guess of its mean."""
@@ -27,110 +28,203 @@ HISTORY_CAP = 200.0
 """History of the champion weighs at most this many trials: it may be older than the traffic."""
 
 EPOCH_DISCOUNT = 0.99
-"""What the champion's past is worth after each change of the split."""
+"""What the champion's past is worth after each change of the split, as long as it weighs more than
+`HISTORY_CAP` trials: with a split a second there would be nothing left to bet on."""
 
+SHRINKAGE = 50.0
+"""Trials in a covariate bin at which its own mean counts as much as that of all bins."""
 
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """Counts per stratum and arm.
+_OPEN = 32
+"""Strata kept open per candidate."""
 
-    pi      (S,) float64, strictly rising
-    counts  (S, 4) float64: n0, s0, n1, s1 as in `Cell`
-    """
-
-    pi: Float
-    counts: Float
-
-
-@dataclass(frozen=True, slots=True)
-class Trials:
-    """n trials with the sum s of values in [0, 1]."""
-
-    n: float
-    s: float
+_COUNTS = ("n0", "s0", "n1", "s1")
 
 
 @dataclass(frozen=True, slots=True)
 class PlugIn:
-    """A running estimate of the champion's mean, to bet on: n trials with sum s, discounted.
+    """A running estimate of the champion's mean per bin, to bet on; discounted.
 
-    prior_n, prior_s  pseudo-trials that keep the estimate off 0 and 1; never discounted
+    n, s      (B,) float64, trials and the sum of their values
+    prior_n   pseudo-trials that keep the estimate off 0 and 1, and
+    prior_s   (B,) float64, the sum of their values; never discounted
+    is_apart  bins are metrics of their own (quantiles of latency), not parts of one; the prior
+              knows them, and no warm-up is needed
     """
 
-    n: float
-    s: float
+    n: Float
+    s: Float
     prior_n: float
-    prior_s: float
+    prior_s: Float
+    is_apart: bool = False
 
 
-def empty() -> Moments:
-    """No units."""
-    return Moments(pi=np.zeros(0), counts=np.zeros((0, 4)))
+def plug_in(
+    history: tuple[float, float], *, prior_n: float, prior_s: float, bins: int = 1
+) -> PlugIn:
+    """A plug-in that starts from the champion's `history` (n, s), its weight capped.
 
-
-def from_cells(cells: Iterable[Cell]) -> Moments:
-    """Counts of cells, in any order; cells with one pi are added."""
-    rows = [(c.pi, c.n0, c.s0, c.n1, c.s1) for c in cells if np.isfinite(c.pi)]
-    table = np.array(rows, np.float64).reshape(-1, 5)
-    return _collect(table[:, 0], table[:, 1:])
-
-
-def merge(left: Moments, right: Moments) -> Moments:
-    """Counts of both."""
-    if np.array_equal(left.pi, right.pi):
-        return Moments(pi=left.pi, counts=left.counts + right.counts)
-    return _collect(
-        np.concatenate([left.pi, right.pi]), np.concatenate([left.counts, right.counts])
-    )
-
-
-def _collect(pi: Float, counts: Float) -> Moments:
-    strata, row = np.unique(pi, return_inverse=True)
-    summed = np.zeros((len(strata), 4))
-    np.add.at(summed, row, counts)
-    return Moments(pi=strata, counts=summed)
-
-
-def to_cells(moments: Moments) -> tuple[Cell, ...]:
-    """One cell per stratum, pi rising."""
-    return tuple(
-        Cell(float(pi), *(float(c) for c in row))
-        for pi, row in zip(moments.pi, moments.counts, strict=True)
-    )
-
-
-def champion(moments: Moments) -> Trials:
-    """The champion's trials in all strata: for people; comparisons are made within strata."""
-    return Trials(n=float(moments.counts[:, 0].sum()), s=float(moments.counts[:, 1].sum()))
-
-
-def candidate(moments: Moments) -> Trials:
-    """The candidate's trials in all strata."""
-    return Trials(n=float(moments.counts[:, 2].sum()), s=float(moments.counts[:, 3].sum()))
-
-
-def plug_in(history: tuple[float, float], *, prior_n: float, prior_s: float) -> PlugIn:
-    """A plug-in that starts from the champion's `history` (n, s), its weight capped."""
+    History knows no covariates: it counts in bin 0.
+    """
     n, s = history
     scale = min(1.0, HISTORY_CAP / n) if n > 0.0 else 0.0
-    return PlugIn(n=n * scale, s=s * scale, prior_n=prior_n, prior_s=prior_s)
+    first = np.eye(1, bins)[0]
+    return PlugIn(
+        n=first * (n * scale),
+        s=first * (s * scale),
+        prior_n=prior_n,
+        prior_s=np.full(bins, prior_s),
+    )
 
 
-def learn(plug: PlugIn, cells: Iterable[Cell]) -> PlugIn:
-    """Add the champion's trials of cells that have been bet on."""
-    n, s = plug.n, plug.s
-    for cell in cells:
-        n, s = n + cell.n0, s + cell.s0
-    return PlugIn(n=n, s=s, prior_n=plug.prior_n, prior_s=plug.prior_s)
+def learned(plug: PlugIn, cells: Cells) -> PlugIn:
+    """Add the champion's trials of cells that have been bet on.
+
+    Each candidate's cell repeats the champion's trials beside it: one per stratum and bin counts.
+    """
+    if len(cells.candidate) > 1:
+        place = cells.stratum * len(plug.n) + cells.bin
+        cells = taken(cells, np.unique(place, return_index=True)[1])
+    return replace(
+        plug,
+        n=plug.n + np.bincount(cells.bin, cells.n0, len(plug.n)),
+        s=plug.s + np.bincount(cells.bin, cells.s0, len(plug.n)),
+    )
 
 
-def discount(plug: PlugIn) -> PlugIn:
-    """The plug-in when a new split comes into force."""
-    return PlugIn(plug.n * EPOCH_DISCOUNT, plug.s * EPOCH_DISCOUNT, plug.prior_n, plug.prior_s)
+def discounted(plug: PlugIn, epochs: int) -> PlugIn:
+    """The plug-in after so many changes of the split."""
+    total = float(plug.n.sum())
+    if not epochs or total <= HISTORY_CAP:
+        return plug
+    left = max(EPOCH_DISCOUNT**epochs, HISTORY_CAP / total)
+    return replace(plug, n=plug.n * left, s=plug.s * left)
 
 
-def mean(plug: PlugIn) -> float | None:
-    """The champion's estimated mean; None before the warm-up is over: nothing to bet on yet."""
-    if plug.n < WARM_UP:
+def means(plug: PlugIn) -> Float | None:
+    """The champion's estimated mean per bin, (B,), shrunk to that of all bins.
+
+    None before the warm-up is over: nothing to bet on yet.
+    """
+    if plug.is_apart:
+        apart: Float = (plug.s + plug.prior_s) / (plug.n + plug.prior_n)
+        return apart
+    n, s = float(plug.n.sum()), float(plug.s.sum())
+    if n < WARM_UP:
         return None
-    return (plug.prior_s + plug.s) / (plug.prior_n + plug.n)
+    centre = (plug.prior_s[0] + s) / (plug.prior_n + n)
+    if len(plug.n) == 1:
+        return np.array([centre])
+    shrunk: Float = (plug.s + SHRINKAGE * centre) / (plug.n + SHRINKAGE)
+    return shrunk
+
+
+def centre(plug: PlugIn) -> Float:
+    """The mean to be expected of a trial whose bin is not looked at: (1,), or (B,) of apart bins.
+
+    NaN before the warm-up is over.
+    """
+    found = means(plug)
+    if found is None:
+        return np.full(len(plug.n) if plug.is_apart else 1, np.nan)
+    if plug.is_apart or len(found) == 1:
+        return found
+    return np.array([(plug.prior_s[0] + plug.s.sum()) / (plug.prior_n + plug.n.sum())])
+
+
+# --- cells ------------------------------------------------------------------------------------
+
+
+def taken(cells: Cells, rows: Int) -> Cells:
+    """Some cells."""
+    return Cells(**{f.name: getattr(cells, f.name)[rows] for f in fields(Cells)})
+
+
+def merged(parts: Sequence[Cells]) -> Cells:
+    """All cells, by candidate; those that are alike in everything are added."""
+    columns = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Cells)}
+    cells = Cells(**columns)
+    if len(cells.candidate) <= 1:
+        return cells
+    keys = (cells.pi, cells.bin, cells.stratum, cells.candidate)
+    order = np.lexsort(keys)
+    is_new = np.zeros(len(order), np.bool_)
+    is_new[0] = True
+    for key in keys:
+        is_new[1:] |= key[order[1:]] != key[order[:-1]]
+    first = np.flatnonzero(is_new)
+    kept = taken(cells, order[first])
+    summed = {name: np.add.reduceat(columns[name][order], first) for name in _COUNTS}
+    return replace(kept, **summed)
+
+
+def sums(cells: Cells, candidates: int) -> Float:
+    """n0, s0, n1, s1 of each candidate, (C, 4)."""
+    return np.column_stack(
+        [np.bincount(cells.candidate, getattr(cells, name), candidates) for name in _COUNTS]
+    )
+
+
+# --- strata -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Strata:
+    """Counts per candidate and stratum, for the estimate of the lift.
+
+    candidate, stratum  (S,) int64, of the open ones, in rising order
+    counts              (S, 4) float64: n0, s0, n1, s1
+    closed              (C, 2) float64: what the others add to the two sums of `ratio`
+    """
+
+    candidate: Int
+    stratum: Int
+    counts: Float
+    closed: Float
+
+
+def no_strata(candidates: int) -> Strata:
+    """No units."""
+    none = np.zeros(0, np.int64)
+    return Strata(none, none, np.zeros((0, 4)), np.zeros((candidates, 2)))
+
+
+def counted(strata: Strata, cells: Cells) -> Strata:
+    """Add these cells; whatever has more than `_OPEN` later strata is put away."""
+    candidate = np.concatenate([strata.candidate, cells.candidate])
+    stratum = np.concatenate([strata.stratum, cells.stratum])
+    counts = np.concatenate(
+        [strata.counts, np.column_stack([getattr(cells, name) for name in _COUNTS])]
+    )
+    order = np.lexsort((stratum, candidate))
+    candidate, stratum = candidate[order], stratum[order]
+    is_new = np.ones(len(order), np.bool_)
+    is_new[1:] = (candidate[1:] != candidate[:-1]) | (stratum[1:] != stratum[:-1])
+    first = np.flatnonzero(is_new)
+    candidate, stratum = candidate[first], stratum[first]
+    counts = np.add.reduceat(counts[order], first) if len(first) else counts
+    after = np.searchsorted(candidate, candidate, side="right") - np.arange(len(candidate))
+    is_open = after <= _OPEN
+    closed = strata.closed.copy()
+    np.add.at(closed, candidate[~is_open], _terms(counts[~is_open]))
+    return Strata(candidate[is_open], stratum[is_open], counts[is_open], closed)
+
+
+def _terms(counts: Float) -> Float:
+    """What each stratum adds: s1 n0 / n and s0 n1 / n, (S, 2)."""
+    n0, s0, n1, s1 = counts.T
+    total = n0 + n1
+    weight = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0.0)
+    return np.column_stack([s1 * n0 * weight, s0 * n1 * weight])
+
+
+def ratio(strata: Strata) -> Float:
+    """Mantel and Haenszel's estimate of mean1 / mean0 over strata, (C,).
+
+    NaN where no stratum compares the arms, or the champion has no reward to compare with.
+    Mantel & Haenszel (1959); for risk ratios Rothman & Greenland, Modern Epidemiology, eq. 15-20.
+    """
+    totals = strata.closed.copy()
+    np.add.at(totals, strata.candidate, _terms(strata.counts))
+    return np.divide(
+        totals[:, 0], totals[:, 1], out=np.full(len(totals), np.nan), where=totals[:, 1] > 0.0
+    )

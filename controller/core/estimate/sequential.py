@@ -25,7 +25,7 @@ geometric means gives e <= Y e(1) + (1 - Y) e(0), whose mean depends on E[Y] alo
 for a coin. So (n, s), the number and the sum, stay sufficient for any reward in [0, 1].
 
 Which alternative is right is not known: wealth is a weighted mean over a grid of them, which
-costs log(1/weight) once, and is kept as one log-wealth per grid point.
+costs log(1/weight) once, and is kept as one log-wealth per grid point (see `book`).
 
 Rejected: the difference of two one-sample intervals (3 to 6 times the sample), pooling over splits
 (Simpson: a falling baseline during a ramp looks like harm), and asymptotic intervals, which break
@@ -34,65 +34,18 @@ at the 0 to 5 events of a 1 % canary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from controller.core.model import Cell, Float
+from controller.core.estimate.book import Book
+from controller.core.model import Cells, Float
 
 EPS = 1e-6
 """Probabilities that are bet on stay inside [EPS, 1 - EPS]: one surprise never costs everything."""
 
-HARM = np.array(
-    [0.99, 0.98, 0.97, 0.95, 0.93, 0.90, 0.87, 0.84, 0.80, 0.75, 0.70, 0.60, 0.50, 0.35, 0.20, 0.05]
-)
-"""Candidate over champion, for a candidate that is worse: from 1 % worse to nearly dead."""
-
-ERRORS = np.array([1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0])
-"""Candidate's error rate over the tolerated one."""
-
-MARGINS_ABOVE = np.array([-0.5, 0.0, 1.0, 3.0, 7.0, 15.0])
-"""Candidate minus champion, in margins, for a candidate that is not inferior.
-
-The growth of the bet u when the truth is t is about (1 + t)^2 - (t - u)^2, in units of that of an
-equal candidate: with the bets a factor of two apart (counted from the null at -1) no truth loses
-more than a ninth of the growth. Half of the weight lies on "equal", the case that must be fast."""
-
-_MARGIN_WEIGHTS = np.array([0.1, 0.5, 0.15, 0.1, 0.1, 0.05])
 _NEWTON_STEPS = 100
 _CONVERGED = 1e-9
 """Newton's error squares with each step: after a step this small the next would change nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bets:
-    """A null and the alternatives bet on; all arrays (K,).
-
-    An alternative says p1 = slope p0 + offset, but leaves at least the share `spare` of the
-    champion's distance to 1: a bet on certainty would be ruined by the first failure.
-
-    slope, offset, spare   float64
-    log_weights            float64, natural logarithms of weights that sum to 1
-    ratio, shift           the null's boundary, p1 = ratio p0 + shift
-    side                   +1: the null lies below its boundary; -1: above
-    """
-
-    slope: Float
-    offset: Float
-    spare: Float
-    log_weights: Float
-    ratio: float
-    shift: float
-    side: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wealth:
-    """What each bet made of 1: log_wealth  (K,) float64, natural logarithm."""
-
-    log_wealth: Float
 
 
 def ripr(pi: ArrayLike, p0: ArrayLike, p1: ArrayLike, ratio: ArrayLike, shift: ArrayLike) -> Float:
@@ -102,8 +55,18 @@ def ripr(pi: ArrayLike, p0: ArrayLike, p1: ArrayLike, ratio: ArrayLike, shift: A
     """
     r, d = np.asarray(ratio, np.float64), np.asarray(shift, np.float64)
     pi, p0, p1 = np.asarray(pi), np.asarray(p0), np.asarray(p1)
-    if d.any():
-        return _on_line(*np.broadcast_arrays(pi, p0, p1, r, d))
+    if not d.any():
+        return _through_zero(pi, p0, p1, r)
+    pi, p0, p1, r, d = np.broadcast_arrays(pi, p0, p1, r, d)
+    x, shifted = np.empty(d.shape), d != 0.0
+    x[shifted] = _on_line(pi[shifted], p0[shifted], p1[shifted], r[shifted], d[shifted])
+    rest = ~shifted
+    x[rest] = _through_zero(pi[rest], p0[rest], p1[rest], r[rest])
+    return x
+
+
+def _through_zero(pi: Float, p0: Float, p1: Float, r: Float) -> Float:
+    """(1) on a line through 0, where it has a closed form."""
     middle: Float = (1.0 - pi) * p0 + pi * p1
     if (r == 1.0).all():
         return middle
@@ -179,98 +142,27 @@ def log_bets(  # noqa: PLR0913 - the formula's letters
     )
 
 
-def alternatives(bets: Bets, p0_hat: float) -> Float:
-    """The candidate's mean that each bet expects, given the champion's, (K,)."""
-    wanted = bets.slope * p0_hat + bets.offset
-    p1: Float = np.minimum(wanted, 1.0 - bets.spare * (1.0 - p0_hat))
+def alternatives(book: Book, p0: Float) -> Float:
+    """The candidate's mean that each bet expects, (M, K), given the champion's, (M, 1)."""
+    wanted = np.maximum(book.slope * p0 + book.offset, book.floor * p0)
+    p1: Float = np.minimum(wanted, 1.0 - book.spare * (1.0 - book.anchor * p0))
     return p1
 
 
-def start(bets: Bets) -> Wealth:
-    """Every bet begins with 1."""
-    return Wealth(log_wealth=np.zeros_like(bets.slope))
+def gains(book: Book, cells: Cells, p0_hat: Float) -> Float:
+    """The sum of log e over the units of each cell, for each bet: (M, K).
 
-
-def update(bets: Bets, wealth: Wealth, cells: Sequence[Cell], p0_hat: float) -> Wealth:
-    """The wealth after these cells; `p0_hat` comes from units before them only.
-
-    A cell whose pi is not strictly inside (0, 1) holds no comparison and is left out.
+    `p0_hat`, (B,) the champion's mean per bin, comes from units before these only. A cell whose pi is not strictly inside
+    (0, 1) holds no comparison and gains nothing.
     """
-    log_wealth = wealth.log_wealth
-    p1 = alternatives(bets, p0_hat)
-    for cell in cells:
-        if not 0.0 < cell.pi < 1.0:
-            continue
-        logs = log_bets(cell.pi, p0_hat, p1, bets.ratio, bets.shift, side=bets.side)
-        log_wealth = log_wealth + gain(logs, cell)
-    return Wealth(log_wealth=log_wealth)
-
-
-def gain(logs: tuple[Float, Float, Float, Float], cell: Cell) -> Float:
-    """The sum of log e over the units of a cell: why (n, s) suffice."""
-    total: Float = (
-        (cell.n0 - cell.s0) * logs[0]
-        + cell.s0 * logs[1]
-        + (cell.n1 - cell.s1) * logs[2]
-        + cell.s1 * logs[3]
+    usable = (cells.pi > 0.0) & (cells.pi < 1.0)
+    pi = np.where(usable, cells.pi, 0.5)[:, np.newaxis]
+    n0, s0, n1, s1 = (
+        np.where(usable, c, 0.0)[:, np.newaxis] for c in (cells.n0, cells.s0, cells.n1, cells.s1)
     )
+    p0 = p0_hat[cells.bin][:, np.newaxis]
+    c0, c1, d0, d1 = log_bets(
+        pi, p0, alternatives(book, p0), book.ratio, book.shift, side=book.side
+    )
+    total: Float = (n0 - s0) * c0 + s0 * c1 + (n1 - s1) * d0 + s1 * d1
     return total
-
-
-def log_e(bets: Bets, wealth: Wealth) -> float:
-    """The natural logarithm of the e-value of the whole mixture."""
-    return float(np.logaddexp.reduce(bets.log_weights + wealth.log_wealth))
-
-
-def harm_bets(min_effect: float | None) -> Bets:
-    """Null: the candidate is not worse."""
-    return _relative(HARM, _weights(HARM, min_effect), shift=0.0, side=-1)
-
-
-def superiority_bets(min_effect: float | None) -> Bets:
-    """Null: the candidate is not better."""
-    thetas = 1.0 / HARM
-    return _relative(thetas, _weights(thetas, min_effect), shift=0.0, side=1)
-
-
-def errors_bets(max_increase: float) -> Bets:
-    """Null: the candidate's error rate exceeds the champion's by at most `max_increase`."""
-    return _relative(ERRORS, _weights(ERRORS, None), shift=max_increase, side=1)
-
-
-def noninferiority_bets(margin: float) -> Bets:
-    """Null: the candidate is worse by at least `margin` (absolute)."""
-    return Bets(
-        slope=np.ones_like(MARGINS_ABOVE),
-        offset=margin * MARGINS_ABOVE,
-        spare=1.0 / np.maximum(1.0 + MARGINS_ABOVE, 1.0),
-        log_weights=np.log(_MARGIN_WEIGHTS),
-        ratio=1.0,
-        shift=-margin,
-        side=1,
-    )
-
-
-def _relative(thetas: Float, log_weights: Float, *, shift: float, side: int) -> Bets:
-    """Bets that p1 = theta (p0 + shift), against the boundary p1 = p0 + shift."""
-    return Bets(
-        slope=thetas,
-        offset=thetas * shift,
-        spare=np.minimum(0.5, 1.0 / thetas),
-        log_weights=log_weights,
-        ratio=1.0,
-        shift=shift,
-        side=side,
-    )
-
-
-def _weights(thetas: Float, min_effect: float | None) -> Float:
-    """Log weights: flat, or 0.3 flat and 0.7 a bell around the effect worth detecting."""
-    flat = np.full_like(thetas, -np.log(len(thetas)))
-    if min_effect is None:
-        return flat
-    z = (np.log(np.abs(1.0 - thetas)) - np.log(min_effect)) / 0.5
-    bell = -0.5 * z * z
-    bell = bell - np.logaddexp.reduce(bell)
-    mixed: Float = np.logaddexp(np.log(0.3) + flat, np.log(0.7) + bell)
-    return mixed

@@ -27,27 +27,19 @@ from controller.core.policy.json_schema import schema
 from controller.core.policy.manifest import (
     API_VERSION,
     KIND,
-    Ab,
-    Canary,
     Candidates,
     Champion,
     DataHealth,
     Deploy,
     Freeze,
     Gates,
-    Guardrail,
     KubernetesTarget,
     Metadata,
     Notification,
     OfflineGate,
     Policy,
-    Reward,
     Route,
-    Segments,
-    Shadow,
     Spec,
-    Stage,
-    Thompson,
     Unit,
 )
 from controller.core.policy.quantities import (
@@ -59,6 +51,8 @@ from controller.core.policy.quantities import (
     PositiveDuration,
     Share,
 )
+from controller.core.policy.rewards import Guardrail, Reward
+from controller.core.policy.stages import Ab, Canary, Segments, Shadow, Stage, Thompson
 from controller.core.policy.unsupported import UNSUPPORTED, Unsupported, refused
 from controller.errors import PolicyError, Problem
 

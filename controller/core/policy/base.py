@@ -43,21 +43,15 @@ class Object(BaseModel):
     @classmethod
     def _all_faults(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         rules = cls._broken_rules(data) if isinstance(data, dict) else ()
-        broken = [
-            InitErrorDetails(
-                type=PydanticCustomError(BROKEN_RULE, "{expected}", {"expected": expected}),
-                input=data,
-            )
-            for expected in rules
-        ]
+        faults = [broken(expected, data) for expected in rules]
         try:
             model = handler(data)
         except ValidationError as exc:
             raise ValidationError.from_exception_data(
-                cls.__name__, [*_again(exc), *broken]
+                cls.__name__, [*_again(exc), *faults]
             ) from exc
-        if broken:
-            raise ValidationError.from_exception_data(cls.__name__, broken)
+        if faults:
+            raise ValidationError.from_exception_data(cls.__name__, faults)
         return model
 
 
@@ -71,6 +65,15 @@ def _again(exc: ValidationError) -> Iterator[InitErrorDetails]:
         else:
             details["ctx"] = context
         yield details
+
+
+def broken(expected: str, value: object, *path: str | int) -> InitErrorDetails:
+    """The fault that `value`, at `path` below the field that is validated, breaks a rule."""
+    return InitErrorDetails(
+        type=PydanticCustomError(BROKEN_RULE, "{expected}", {"expected": expected}),
+        loc=path,
+        input=value,
+    )
 
 
 def given(values: Mapping[str, object], *names: str) -> int:

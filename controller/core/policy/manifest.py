@@ -10,31 +10,29 @@ Each object lists its rules between fields in `_broken_rules`; see `base` for wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from functools import cached_property
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from controller.core.policy.base import Object, given, written
+from controller.core.policy.base import Object, broken, given, written
 from controller.core.policy.quantities import (
     Arm,
     CookieName,
-    Count,
     Duration,
     Endpoint,
     HeaderName,
     Name,
     Number,
-    OpenShare,
     Port,
     PositiveDuration,
-    PositiveShare,
     Prefix,
-    Quantile,
     Share,
     Text,
     WebAddress,
 )
+from controller.core.policy.rewards import Guardrail, Reward
+from controller.core.policy.stages import Stage
 
 API_VERSION: Final = "understudy.dev/v1alpha1"
 KIND: Final = "RolloutPolicy"
@@ -74,224 +72,12 @@ class Champion(Object):
     """Where it answers. May be empty where a `version` event or the cluster says so."""
 
 
-def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
-    low, high = limits
-    if not low < high:
-        raise ValueError("two numbers [low, high] with low < high, such as [0, 1]")
-    return limits
-
-
-def _ordered_or_none(limits: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if limits is None else _ordered(limits)
-
-
-class Reward(Object):
-    """The event that says how good an answer was."""
-
-    event: Text
-    """The name of the reward event."""
-    window: PositiveDuration = written("30s")
-    """The attribution window: how long after an exposure a reward still counts for it."""
-    range: Annotated[
-        tuple[Number, Number],
-        AfterValidator(_ordered),
-        Field(title="two numbers [low, high] with low < high, such as [0, 1]"),
-    ] = written([0, 1])
-    """The least and the greatest value; what lies outside is rejected and counted."""
-    default: Annotated[Number, Field(title="a number inside the range")] = written(0)
-    """The value of an exposure whose window closed without a reward."""
-    aggregate: Literal["first", "last", "sum", "max", "mean"] = "first"
-    """What becomes of several rewards for one exposure."""
-    join: Literal["request_id", "unit"] = "request_id"
-    """How a reward finds its exposure: by request id, or as the unit's last one in the window."""
-    direction: Literal["maximize", "minimize"] = "maximize"
-    """Whether more is better, or less."""
-    grace: PositiveDuration = written("60s")
-    """How long an event may come after its place in the log."""
-    kind: Literal["auto", "binary", "continuous"] = "auto"
-    """Whether a value is a yes or no (or a share of yes), or an amount. `auto`: the former when the
-    range is [0, 1]."""
-    min_units: Count = 1
-    """How many distinct units of a candidate must have been judged before it can be promoted."""
-    contamination: Share = written("0%")
-    """The share of rewards that may be forged without leading to a wrong verdict."""
-
-    @property
-    def is_binary(self) -> bool:
-        """Whether values are yes or no, or a share of it."""
-        return self.kind == "binary" or (self.kind == "auto" and self.range == (0, 1))
-
-    @classmethod
-    def _broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
-        limits = values.get("range")
-        low = limits[0] if isinstance(limits, list | tuple) and limits else 0
-        if values.get("kind") == "binary" and low != 0:
-            yield "a range that begins at 0, such as [0, 1], with kind binary"
-
-    @field_validator("default")
-    @classmethod
-    def _inside(cls, default: float, info: ValidationInfo) -> float:
-        limits = info.data.get("range")  # absent when it is faulty itself
-        if limits is not None and not limits[0] <= default <= limits[1]:
-            raise ValueError("a number inside the range")
-        return default
-
-
-class Guardrail(Object):
-    """A metric with a bound that must not be crossed."""
-
-    metric: Literal["error_rate", "latency", "reward"]
-    """What is watched: failed answers, slow answers, or another reward event."""
-    max_increase: Share
-    """The tolerated increase over the champion; relative for latency, else absolute."""
-    quantile: Quantile | None = None
-    """The quantile of latency that is compared; with metric latency only."""
-    event: Text | None = None
-    """The name of the reward event that is compared; with metric reward only."""
-    window: PositiveDuration | None = None
-    """Its attribution window; without it that of the reward. With metric reward only."""
-    default: Number | None = None
-    """The value of an exposure without such an event; without it that of the reward. With metric
-    reward only."""
-    range: Annotated[
-        tuple[Number, Number] | None,
-        AfterValidator(_ordered_or_none),
-        Field(title="two numbers [low, high] with low < high, such as [0, 1]"),
-    ] = None
-    """Its least and greatest value; without it those of the reward. With metric reward only."""
-    aggregate: Literal["first", "last", "sum", "max", "mean"] | None = None
-    """What becomes of several such events for one exposure; without it as for the reward. With
-    metric reward only."""
-
-    @classmethod
-    def _broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
-        metric = values.get("metric")
-        if (metric == "latency") != (given(values, "quantile") == 1):
-            yield "a quantile with metric latency, and with no other"
-        if (metric == "reward") != (given(values, "event") == 1):
-            yield "an event with metric reward, and with no other"
-        if metric != "reward" and given(values, "window", "default", "range", "aggregate"):
-            yield "window, default, range and aggregate with metric reward only"
-
-
-class Shadow(Object):
-    """Copies requests to the candidate; no user sees its answers."""
-
-    duration: PositiveDuration = written("5m")
-    """How long requests are copied."""
-    percent: PositiveShare = written("10%")
-    """The share of requests that is copied."""
-
-
-def _rising(steps: tuple[float, ...]) -> tuple[float, ...]:
-    if any(after <= before for before, after in pairwise(steps)):
-        raise ValueError("steps that rise, such as [1%, 5%, 25%, 50%]")
-    return steps
-
-
-class Canary(Object):
-    """Raises the candidate's share step by step, as long as it does no harm."""
-
-    steps: Annotated[
-        tuple[PositiveShare, ...],
-        Field(min_length=1, title="a list of shares that rise, such as [1%, 5%, 25%, 50%]"),
-        AfterValidator(_rising),
-    ]
-    """The candidate's share of the units, step by step."""
-    min_duration: Duration = written("5m")
-    """The least time that each step lasts."""
-    min_outcomes: Count = 200
-    """How many outcomes of the candidate each step needs."""
-    margin: OpenShare = written("1%")
-    """The absolute loss of reward that is tolerated (non-inferiority)."""
-    false_rollback: OpenShare = written("1%")
-    """The chance, over the whole stage, to roll back a candidate that is not worse."""
-    false_promotion: OpenShare = written("1%")
-    """The chance to promote a candidate that is worse by more than the margin."""
-    budget: Share = written("0.5%")
-    """The share of all reward that a step may put at risk: the next step is taken when its share
-    times the greatest loss that the evidence leaves possible is at most this."""
-    max_duration: PositiveDuration = written("1d")
-    """When the stage ends without enough evidence."""
-    on_expiry: Literal["hold", "promote", "roll_back"] = "hold"
-    """What happens then."""
-
-
-class Ab(Object):
-    """Splits a fixed share evenly among the candidates until the evidence is complete."""
-
-    share: PositiveShare = written("50%")
-    """The share of the units that the candidates get together."""
-    alpha: OpenShare = written("5%")
-    """The chance to promote a candidate that is not better."""
-    min_effect: OpenShare = written("1%")
-    """The smallest effect worth detecting."""
-    min_duration: Duration = written("7d")
-    """The least time that the test lasts: whole weeks where traffic is weekly."""
-    max_duration: PositiveDuration = written("28d")
-    """When the test ends without enough evidence."""
-
-
-class Segments(Object):
-    """Requests that are steered apart from each other: one split per value of a header."""
-
-    header: HeaderName
-    """The header whose value names the segment."""
-    max: Count = 20
-    """How many segments have a split of their own, the largest first; the rest share the pooled."""
-
-
-class Thompson(Object):
-    """Gives each arm the share that equals its probability to be the best."""
-
-    floor: Share = written("1%")
-    """The share that every arm keeps, so that a late improvement can be seen."""
-    update_every: PositiveDuration = written("30s")
-    """How often the weights are renewed."""
-    half_life: PositiveDuration = written("1d")
-    """After this time an outcome counts half."""
-    promote_probability: OpenShare = written("99%")
-    """The probability to be the best that a candidate needs."""
-    max_loss: Share = written("0.1%")
-    """The expected relative loss of promoting that is tolerated."""
-    min_outcomes: Count = 500
-    """How many outcomes of the candidate are needed before it can be promoted."""
-    segments: Segments | None = None
-    """Learn and steer per segment; without it all requests are alike."""
-
-
-class Stage(Object):
-    """One step of a policy: exactly one of the four kinds."""
-
-    shadow: Shadow | None = None
-    """Copy requests to the candidate; no user sees its answers."""
-    canary: Canary | None = None
-    """Raise the candidate's share step by step."""
-    ab: Ab | None = None
-    """Compare at a fixed share."""
-    thompson: Thompson | None = None
-    """Let the share follow the evidence."""
-
-    @classmethod
-    def _broken_rules(cls, values: Mapping[str, object]) -> Iterator[str]:
-        if given(values, "shadow", "canary", "ab", "thompson") != 1:
-            yield "exactly one of shadow, canary, ab and thompson, with its settings or {}"
-
-    @property
-    def kind(self) -> Literal["shadow", "canary", "ab", "thompson"]:
-        """The name of the stage's kind."""
-        if self.shadow is not None:
-            return "shadow"
-        if self.canary is not None:
-            return "canary"
-        return "ab" if self.ab is not None else "thompson"
-
-
 class Candidates(Object):
     """What to do when a version comes while a rollout is on."""
 
     on_new: Literal["queue", "replace", "join"] = "queue"
-    """Wait for its turn, take the present candidate's place, or join it (ab and thompson)."""
+    """Wait for its turn; take the place of the present candidates; or join them in an ab or
+    thompson stage, and wait in any other."""
 
 
 class OfflineGate(Object):
@@ -323,9 +109,10 @@ class DataHealth(Object):
     """When the data are not to be trusted, and the rollout holds."""
 
     stale_after: PositiveDuration = written("10m")
-    """How long no request may have been answered."""
+    """How long no request may have been answered before the rollout holds."""
     join_rate: Share = written("50%")
-    """The share of outcomes with a reward must not fall below this part of what it was before."""
+    """The rollout holds when the share of outcomes with a reward falls below this part of what it
+    was before."""
 
 
 class Gates(Object):
@@ -394,6 +181,37 @@ class Spec(Object):
     notify: tuple[Notification, ...] = ()
     """Who is told of phases."""
 
+    @field_validator("guardrails")
+    @classmethod
+    def _consistent(
+        cls, guardrails: tuple[Guardrail, ...], info: ValidationInfo
+    ) -> tuple[Guardrail, ...]:
+        reward = info.data.get("reward")  # absent when it is faulty itself
+        seen: set[tuple[str, str | None]] = set()
+        faults = []
+        for index, guardrail in enumerate(guardrails):
+            watched = (guardrail.metric, guardrail.event)
+            if watched in seen:
+                expected = "one guardrail for each metric, and for each reward event"
+                faults.append(broken(expected, guardrail, index))
+            seen.add(watched)
+            if reward is not None and not guardrail.as_reward(reward).has_default_inside:
+                expected = "a default inside the range, each its own or the reward's"
+                faults.append(broken(expected, guardrail, index))
+        if faults:
+            raise ValidationError.from_exception_data("guardrails", faults)
+        return guardrails
+
+    @field_validator("candidates")
+    @classmethod
+    def _joinable(cls, candidates: Candidates, info: ValidationInfo) -> Candidates:
+        stages = info.data.get("stages", ())  # absent when one is faulty itself
+        if candidates.on_new == "join" and stages and not any(s.can_be_joined for s in stages):
+            expected = "queue or replace, or an ab or thompson stage that can be joined"
+            fault = broken(expected, candidates.on_new, "on_new")
+            raise ValidationError.from_exception_data("candidates", [fault])
+        return candidates
+
 
 class Metadata(Object):
     """The model's name; the rest is Kubernetes' own and changes no decision."""
@@ -424,3 +242,18 @@ class Policy(Object):
     def model(self) -> str:
         """The model's name."""
         return self.metadata.name
+
+    @cached_property
+    def reward_guardrails(self) -> tuple[Guardrail, ...]:
+        """The guardrails that watch a reward event of their own, in order."""
+        return tuple(guard for guard in self.spec.guardrails if guard.metric == "reward")
+
+    @cached_property
+    def side_rewards(self) -> tuple[Reward, ...]:
+        """The reward that each of `reward_guardrails` watches."""
+        return tuple(guard.as_reward(self.spec.reward) for guard in self.reward_guardrails)
+
+    @cached_property
+    def all_rewards(self) -> tuple[Reward, ...]:
+        """The model's reward, then those of guardrails: one joiner each."""
+        return (self.spec.reward, *self.side_rewards)

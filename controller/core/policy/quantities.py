@@ -32,6 +32,8 @@ _SHARE: Final = re.compile(rf"({_DECIMAL})%")
 
 _DURATION_PHRASE: Final = "a duration with its unit, such as 30s, 10m, 36h or 7d"
 _SHARE_PHRASE: Final = "a share such as 5% or 0.05"
+_AMOUNT_PHRASE: Final = "a share such as 5% or 0.05, or an amount of the reward such as 2.5"
+_GREATEST_AMOUNT: Final = 1e12
 
 
 def duration_s(value: object) -> float:
@@ -51,6 +53,15 @@ def _fraction(value: object) -> float:
     return _positive_zero(float(value))
 
 
+def _amount(value: object) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and 0 <= value <= _GREATEST_AMOUNT:  # type: ignore[operator]
+        return _positive_zero(float(value))  # type: ignore[arg-type]
+    if isinstance(value, str) and _SHARE.fullmatch(value):
+        return _fraction(value)
+    raise ValueError(_AMOUNT_PHRASE)
+
+
 def _positive_zero(value: float) -> float:
     """The same number, never -0.0: the two are equal and must have one digest."""
     return value + 0.0
@@ -63,6 +74,12 @@ def _duration_schema(phrase: str) -> WithJsonSchema:
 def _share_schema(phrase: str, **bounds: float) -> WithJsonSchema:
     text = {"type": "string", "pattern": SHARE_PATTERN}
     number = {"type": "number", "minimum": 0, "maximum": 1} | bounds
+    return WithJsonSchema({"title": phrase, "anyOf": [text, number]})
+
+
+def _amount_schema(phrase: str, **bounds: float) -> WithJsonSchema:
+    text = {"type": "string", "pattern": SHARE_PATTERN}
+    number = {"type": "number", "minimum": 0, "maximum": _GREATEST_AMOUNT} | bounds
     return WithJsonSchema({"title": phrase, "anyOf": [text, number]})
 
 
@@ -95,6 +112,18 @@ OpenShare: TypeAlias = Annotated[
         "a share above 0% and below 100%, such as 5% or 0.05",
         exclusiveMinimum=0,
         exclusiveMaximum=1,
+    ),
+]
+Amount: TypeAlias = Annotated[
+    float, BeforeValidator(_amount), Field(ge=0), _amount_schema(_AMOUNT_PHRASE)
+]
+PositiveAmount: TypeAlias = Annotated[
+    float,
+    BeforeValidator(_amount),
+    Field(gt=0),
+    _amount_schema(
+        "a share above 0% such as 5% or 0.05, or an amount of the reward such as 2.5",
+        exclusiveMinimum=0,
     ),
 ]
 Number: TypeAlias = Annotated[

@@ -47,23 +47,7 @@ def _is_given(value: Json) -> bool:
     return value not in (None, [])
 
 
-def _begins_elsewhere(value: Json) -> bool:
-    low = value[0] if isinstance(value, list) and value else 0
-    return isinstance(low, (int, float)) and low != 0
-
-
 UNSUPPORTED: Final = (
-    Unsupported("spec.reward.direction", "minimize", "maximize", _is("minimize")),
-    Unsupported(
-        "spec.reward.range",
-        "a range that does not begin at 0",
-        "a range that begins at 0, such as [0, 1]",
-        _begins_elsewhere,
-    ),
-    Unsupported("spec.guardrails[].metric", "latency", "error_rate", _is("latency")),
-    Unsupported("spec.guardrails[].metric", "reward", "error_rate", _is("reward")),
-    Unsupported("spec.candidates.on_new", "replace", "queue", _is("replace")),
-    Unsupported("spec.candidates.on_new", "join", "queue", _is("join")),
     Unsupported("spec.gates.approval", "before_promote", "none", _is("before_promote")),
     Unsupported("spec.gates.approval", "every_stage", "none", _is("every_stage")),
     Unsupported("spec.gates.freeze", "freeze", "no such field", _is_given),

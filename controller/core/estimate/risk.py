@@ -1,0 +1,278 @@
+"""The fast path for late labels: an anytime-valid log-rank test on first rewards as they come.
+
+The closed prefix waits for the whole window; here each first reward (an *event*) is scored at
+once, against the units that could have had it. In a set of units with Y0 of the champion and Y1 of
+the candidate that still had no event, the arm of the next event is, if the candidate's hazard is
+theta times the champion's, the candidate with probability
+
+    q_theta = theta Y1 / (theta Y1 + Y0),      e = q_theta / q_1, or (1 - q_theta) / (1 - q_1)
+
+ter Schure, Pérez-Ortiz, Ly, Grünwald, arXiv:2011.06931, section 2. The null is "the candidate's
+hazard is nowhere lower than the champion's" (nowhere higher where the reward is minimised, for
+then an event is bad). It may roll back; it never promotes, because it cannot tell a candidate
+whose rewards come later from one whose rewards do not come.
+
+*Whom a unit is compared with* decides whether this is exact. Arms are drawn at random, so under the
+null the arms of the units of one stratum say nothing of when their events come: given how many of
+each arm are at risk, every unit of the set is equally likely to be of the candidate. But if units
+keep entering a set, the counts tell more of the young than of the old, whose hazards differ; a
+test that ignores it is too bold by a factor of 1 / (1 - rate) in the variance. So units enter in
+*cohorts*: consecutive exposures, of all strata, until they are a sixty-fourth of all units at
+risk. Events of a cohort that still fills are kept, as are those who leave it without; they count
+when it is full, the events against all that entered. A set is the units of one stratum in one
+cohort; within it ages do not matter at all.
+
+Invariant: given everything scored before, the mean of each e is at most 1 under the null. Several
+events of one set in one micro-batch are all scored with the counts at its start (Breslow). That
+is conservative: of d events those of the candidate are hypergeometric, D1, where the bets suppose
+them binomial; e = theta^D1 times a constant is convex in D1; and the hypergeometric is below the
+binomial in convex order (Hoeffding 1963, theorem 4), so the mean of e is lower still.
+
+Sets are dropped when all of their exposures have closed, or nobody is left in them: cost and
+size follow what is open, not the length of the history.
+
+Late regressions are found by the restart mixture: to the wealth since the beginning is added that
+of bets which start at each ramp step, the j-th with the stake 1 / (j (j + 1)). Stakes wait as cash.
+
+Rejected: an event against the units of its whole stratum (too bold, above); events against the
+propensity alone (exact as well, but it wastes the factor above in sample); the ratio of rewards to
+exposures (a ramp makes -27 to -42 % of nothing at all).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from controller.core.estimate import sequential
+from controller.core.model import Float, Flow, Int
+
+COHORTS = 64
+"""A cohort is full when it holds this part of all units at risk: so long do its events wait."""
+
+SMALLEST = 64.0
+"""Units that a cohort holds at least: in a set of n units 1/n of the information is lost."""
+
+LASTING = 0.5
+"""Part of the stake that bets from the beginning of the rollout; the rest bets from the starts."""
+
+_STRATUM_BITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """Units at risk and the wealth of the bets; C candidates, K bets, S sets, in order of `key`.
+
+    key            (S,) int64, cohort * 2^32 + stratum, rising; the last cohort may be filling
+    at_risk        (S, 1 + C) float64, units without an event, the champion's first
+    waiting        (S, 1 + C) float64, of these, those with an event that is not scored yet
+    leaving        (S, 1 + C) float64, of these, those who lapsed and are not taken out yet
+    ends           (M,) float64, latest exposure time in each full cohort from `first` on
+    first, cohort  numbers of the oldest cohort that is kept, and of the one that fills
+    filled         units in the cohort that fills
+    latest         latest exposure time seen
+    log_wealth     (C, K) float64, of bets since the beginning
+    log_restarted  (C, K) float64, of all stakes placed since, together; -inf: none
+    starts         (C,) int64, stakes placed
+    log_thetas, log_weights  (K,) float64, the bets
+    """
+
+    key: Int
+    at_risk: Float
+    waiting: Float
+    leaving: Float
+    ends: Float
+    first: int
+    cohort: int
+    filled: float
+    latest: float
+    log_wealth: Float
+    log_restarted: Float
+    starts: Int
+    log_thetas: Float
+    log_weights: Float
+
+
+def start(candidates: int, min_effect: float | None, *, is_minimised: bool = False) -> Risk:
+    """Nobody at risk, nothing known."""
+    make = sequential.superiority_bets if is_minimised else sequential.harm_bets
+    bets = make(min_effect)
+    shape = (candidates, len(bets.slope))
+    return Risk(
+        key=np.zeros(0, np.int64),
+        at_risk=np.zeros((0, 1 + candidates)),
+        waiting=np.zeros((0, 1 + candidates)),
+        leaving=np.zeros((0, 1 + candidates)),
+        ends=np.zeros(0),
+        first=0,
+        cohort=0,
+        filled=0.0,
+        latest=-np.inf,
+        log_wealth=np.zeros(shape),
+        log_restarted=np.full(shape, -np.inf),
+        starts=np.zeros(candidates, np.int64),
+        log_thetas=np.log(bets.slope),
+        log_weights=bets.log_weights,
+    )
+
+
+def with_candidate(risk: Risk) -> Risk:
+    """One more candidate joins; its e-value starts at 1."""
+    nobody = np.zeros((len(risk.key), 1))
+    bets = (1, len(risk.log_thetas))
+    return replace(
+        risk,
+        at_risk=np.concatenate([risk.at_risk, nobody], axis=1),
+        waiting=np.concatenate([risk.waiting, nobody], axis=1),
+        leaving=np.concatenate([risk.leaving, nobody], axis=1),
+        log_wealth=np.concatenate([risk.log_wealth, np.zeros(bets)]),
+        log_restarted=np.concatenate([risk.log_restarted, np.full(bets, -np.inf)]),
+        starts=np.concatenate([risk.starts, np.zeros(1, np.int64)]),
+    )
+
+
+def new_step(risk: Risk) -> Risk:
+    """Place one more stake: a ramp step or a stage begins, or much has been seen since the last."""
+    j = risk.starts + 1
+    stake = -np.log(j * (j + 1.0))[:, np.newaxis]
+    return replace(risk, log_restarted=np.logaddexp(risk.log_restarted, stake), starts=j)
+
+
+def observe(risk: Risk, flow: Flow) -> Risk:
+    """Let the units of a micro-batch enter, score its events, let units leave: in this order."""
+    return _forget(_score(_register(_enter(risk, flow), flow)), flow)
+
+
+def log_harm(risk: Risk) -> Float:
+    """Log e-values against "not worse", of the restart mixture, (C,)."""
+    lasting = _mixed(risk, risk.log_wealth)
+    cash = -np.log1p(risk.starts)
+    recent = np.logaddexp(_mixed(risk, risk.log_restarted), cash)
+    total: Float = np.logaddexp(np.log(LASTING) + lasting, np.log1p(-LASTING) + recent)
+    return total
+
+
+def _mixed(risk: Risk, log_wealth: Float) -> Float:
+    mixed: Float = np.logaddexp.reduce(risk.log_weights + log_wealth, axis=1)
+    return mixed
+
+
+def _enter(risk: Risk, flow: Flow) -> Risk:
+    """Add those who matured to the cohort that fills, and close it when it is large enough."""
+    entering = np.flatnonzero(flow.matured > 0.0)
+    if not len(entering):
+        return risk
+    keys = (risk.cohort << _STRATUM_BITS) + flow.stratum[entering]
+    risk = _with_sets(risk, np.unique(keys))
+    matured = flow.matured[entering]
+    latest = max(risk.latest, float(flow.time[entering].max()))
+    at_risk = risk.at_risk + _table(
+        risk, np.searchsorted(risk.key, keys), flow.arm[entering], matured
+    )
+    filled = risk.filled + float(matured.sum())
+    risk = replace(risk, at_risk=at_risk, filled=filled, latest=latest)
+    if filled < max(SMALLEST, float(at_risk.sum()) / COHORTS):
+        return risk
+    return replace(risk, ends=np.append(risk.ends, latest), cohort=risk.cohort + 1, filled=0.0)
+
+
+def _with_sets(risk: Risk, keys: Int) -> Risk:
+    """The same with empty sets for keys of the cohort that fills where there are none yet."""
+    new = keys[~np.isin(keys, risk.key[_full(risk) :])]
+    if not len(new):
+        return risk
+    at = np.searchsorted(risk.key, new)
+    return replace(
+        risk,
+        key=np.insert(risk.key, at, new),
+        at_risk=np.insert(risk.at_risk, at, 0.0, axis=0),
+        waiting=np.insert(risk.waiting, at, 0.0, axis=0),
+        leaving=np.insert(risk.leaving, at, 0.0, axis=0),
+    )
+
+
+def _full(risk: Risk) -> int:
+    """How many sets are closed for entry."""
+    return int(np.searchsorted(risk.key, risk.cohort << _STRATUM_BITS))
+
+
+def _table(risk: Risk, row: Int, arm: Int, units: Float) -> Float:
+    """Units summed per set and arm, (S, 1 + C)."""
+    sets, arms = risk.at_risk.shape
+    summed = np.bincount(row * arms + arm, units, sets * arms).astype(np.float64)
+    return summed.reshape(sets, arms)
+
+
+def _register(risk: Risk, flow: Flow) -> Risk:
+    """Note the events and those who lapsed; rows of forgotten sets say nothing more."""
+    gone = np.flatnonzero((flow.events > 0.0) | (flow.lapsed > 0.0))
+    cohort = risk.first + np.searchsorted(risk.ends, flow.time[gone])
+    key = (cohort << _STRATUM_BITS) + flow.stratum[gone]
+    row = np.searchsorted(risk.key, key)
+    known = row < len(risk.key)
+    known[known] = risk.key[row[known]] == key[known]
+    row, gone = row[known], gone[known]
+    if not len(gone):
+        return risk
+    arm = flow.arm[gone]
+    return replace(
+        risk,
+        waiting=risk.waiting + _table(risk, row, arm, flow.events[gone]),
+        leaving=risk.leaving + _table(risk, row, arm, flow.lapsed[gone]),
+    )
+
+
+def _score(risk: Risk) -> Risk:
+    """Bet on the events of sets that are closed for entry, then take out all who are to leave."""
+    full = _full(risk)
+    gone = risk.waiting[:full] + risk.leaving[:full]
+    rows = np.flatnonzero(gone.any(axis=1))
+    if not len(rows):
+        return risk
+    gain = _gain(risk.log_thetas, risk.at_risk[rows], risk.waiting[rows])
+    at_risk, waiting, leaving = risk.at_risk.copy(), risk.waiting.copy(), risk.leaving.copy()
+    at_risk[:full] = np.maximum(at_risk[:full] - gone, 0.0)
+    waiting[:full] = leaving[:full] = 0.0
+    return replace(
+        risk,
+        at_risk=at_risk,
+        waiting=waiting,
+        leaving=leaving,
+        log_wealth=risk.log_wealth + gain,
+        log_restarted=risk.log_restarted + gain,
+    )
+
+
+def _gain(log_thetas: Float, at_risk: Float, events: Float) -> Float:
+    """What bets gain on events of sets (E, 1 + C), (C, K).
+
+    log e = d1 log(theta) - (d0 + d1) log(1 + (theta - 1) q), with q = Y1 / (Y0 + Y1); nothing is
+    known from a set without both arms.
+    """
+    Y0, Y1, d0, d1 = at_risk[:, :1], at_risk[:, 1:], events[:, :1], events[:, 1:]
+    compared = (Y0 > 0.0) & (Y1 > 0.0)
+    q = np.divide(Y1, Y0 + Y1, out=np.zeros_like(Y1), where=compared)
+    spent = np.log1p(np.expm1(log_thetas) * q[:, :, np.newaxis])
+    spent *= np.where(compared, d0 + d1, 0.0)[:, :, np.newaxis]
+    worth = np.where(compared, d1, 0.0).sum(axis=0)
+    gain: Float = worth[:, np.newaxis] * log_thetas - spent.sum(axis=0)
+    return gain
+
+
+def _forget(risk: Risk, flow: Flow) -> Risk:
+    """Without sets that have nobody left, or whose exposures have all closed."""
+    over = flow.time[flow.closed > 0.0].max(initial=-np.inf)
+    ended = int(np.searchsorted(risk.ends, over))
+    first = risk.first + ended
+    kept = (risk.key >= first << _STRATUM_BITS) & (risk.at_risk > 0.0).any(axis=1)
+    risk = replace(risk, ends=risk.ends[ended:], first=first)
+    if kept.all():
+        return risk
+    return replace(
+        risk,
+        key=risk.key[kept],
+        at_risk=risk.at_risk[kept],
+        waiting=risk.waiting[kept],
+        leaving=risk.leaving[kept],
+    )
