@@ -126,8 +126,8 @@ def _joined(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     if refusal is not None:
         return _refused(state, candidate, refusal) if is_final else (state, None)
     state = _with_candidate(replace(state, queue=tuple(rest)), candidate)
-    state, ruling = with_ruled_split(policy, state)
-    others = ", ".join(name for name in rollout.live)
+    state, _ = with_ruled_split(policy, state)
+    others = ", ".join(rollout.live)
     weight = state.split.weights.get(candidate, 0)
     reason = f"{candidate} joins {others} at {weight / 100:g} % of the traffic"
     return state, Ruling(Verdict.ADVANCE, "joined", reason, candidate=candidate)

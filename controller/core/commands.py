@@ -35,10 +35,7 @@ def obey(policy: Policy, state: State, event: CommandEvent) -> tuple[State, Ruli
     said = f"{event.command} by {event.by or 'an operator'}" + (
         f": {event.reason}" if event.reason else ""
     )
-    if not legal_operation(state, event.command):
-        reason = f"{said}: ignored, because the phase is {state.phase}"
-        return state, Ruling(Verdict.HOLD, "ignored", reason)
-    refusal = _misnamed(state, event)
+    refusal = _misfit(state, event)
     if refusal is not None:
         return state, Ruling(Verdict.HOLD, "ignored", f"{said}: ignored, because {refusal}")
     match event.command:
@@ -47,16 +44,29 @@ def obey(policy: Policy, state: State, event: CommandEvent) -> tuple[State, Ruli
             ruling = Ruling(Verdict.PROMOTE, "operator", said, candidate=candidate)
             return promote(state, candidate), ruling
         case Operation.ROLLBACK:
-            ruling = Ruling(Verdict.ROLL_BACK, "operator", said, candidate=event.version or "")
-            if event.version is not None and _live(state) != (event.version,):
-                return dropped(policy, state, (event.version,)), ruling
-            return roll_back(policy, state), ruling
+            return _out(policy, state, event.version), Ruling(
+                Verdict.ROLL_BACK, "operator", said, candidate=event.version or ""
+            )
         case Operation.PAUSE:
             paused = after(state.phase, Happening.PAUSE)
             state = replace(state, resume_phase=state.phase, phase=paused, paused_at=state.clock)
             return state, Ruling(Verdict.HOLD, "paused", said)
         case _:
             return _resumed(policy, state), Ruling(Verdict.HOLD, "resumed", said)
+
+
+def _out(policy: Policy, state: State, version: str | None) -> State:
+    """One candidate leaves, or, with the last one or without a name, all of them."""
+    if version is None or _live(state) == (version,):
+        return roll_back(policy, state)
+    return dropped(policy, state, (version,))
+
+
+def _misfit(state: State, event: CommandEvent) -> str | None:
+    """Why the wish does not fit, or None."""
+    if not legal_operation(state, event.command):
+        return f"the phase is {state.phase}"
+    return _misnamed(state, event)
 
 
 def _live(state: State) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def cells_of(  # noqa: PLR0913 - columns
     n: Float | None = None,
     s: Float,
 ) -> Cells:
-    """The sums of units that all are of the rollout: of `n` trials each (1 without it), `s` good."""
+    """The sums of units that all are of the rollout: `n` trials each (1 without it), `s` good."""
     n_arms = rows.shares.shape[1]
     place, local = _local(stratum, bin)
     key = local * n_arms + arm

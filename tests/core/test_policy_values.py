@@ -1,4 +1,4 @@
-"""Values of a policy that break their type or a rule, and what a guardrail takes from the reward."""
+"""Values that break their type or a rule, and what a guardrail takes from the reward."""
 
 from __future__ import annotations
 

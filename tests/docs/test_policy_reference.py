@@ -18,7 +18,7 @@ def test_every_field_of_the_schema_is_in_the_page_with_its_description():
     found = schema()
     for definition in (found, *found["$defs"].values()):
         for name, field in definition["properties"].items():
-            description = re.escape(field["description"])
+            description = re.escape(" ".join(field["description"].split()))
             assert re.search(rf"^\| `{name}` \|.*\| {description}", page, re.MULTILINE), name
 
 

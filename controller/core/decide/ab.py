@@ -1,11 +1,11 @@
 """The A/B stage: a fixed share, split evenly among the candidates, until something is proven.
 
-Better (the e-value against "not better" passes K / alpha for K candidates, every guardrail is proven
-to be kept, and the minimum duration is over): promote the one for which most is proven. Worse: that
-candidate leaves, at any time. Too small to matter (the upper end of the confidence sequence of the
-lift is below `min_effect`, and the minimum duration is over): it leaves as futile. When the last one
-leaves, the rollout is rolled back. When `max_duration` passes first the test is undecided: it holds
-and says so; it never promotes.
+Better (the e-value against "not better" passes K / alpha for K candidates, every guardrail is
+proven to be kept, and the minimum duration is over): promote the one for which most is proven.
+Worse: that candidate leaves, at any time. Too small to matter (the upper end of the confidence
+sequence of the lift is below `min_effect`, and the minimum duration is over): it leaves as futile.
+When the last one leaves, the rollout is rolled back. When `max_duration` passes first the test is
+undecided: it holds and says so; it never promotes.
 
 A lift that the last week alone excludes is not acted upon: it was novelty.
 """

@@ -4,9 +4,9 @@ A step is taken when it has lasted long enough for its own exposures to close, e
 candidate's outcomes are in, nothing is failing, and the next share risks no more than the budget:
 next share x greatest loss that the evidence leaves possible <= budget. The *last* step of the last
 stage promotes, and only on proof: the e-value against "worse by at least the margin" must pass
-1 / false_promotion, and so must those that each guardrail's bound is kept. Absence of proven harm is
-never enough. When time is up without proof, the policy's `on_expiry` says what happens; the default
-is to hold and say so.
+1 / false_promotion, and so must those that each guardrail's bound is kept. Absence of proven harm
+is never enough. When time is up without proof, the policy's `on_expiry` says what happens; the
+default is to hold and say so.
 """
 
 from __future__ import annotations

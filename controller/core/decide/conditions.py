@@ -7,8 +7,8 @@ chance that this *ever* happens while its null is true is at most alpha, however
 **Roll back.** Several ways lead to it. Each may spend a share of the stage's alpha, and the shares
 of the ways that a policy uses sum to one: so the chance of *any* false rollback is at most alpha.
 
-**Promote.** All conditions must be met, so each has the whole alpha; where K candidates were ever in
-the rollout, a claim that picks one of them needs K / alpha. That nothing bad was found is no
+**Promote.** All conditions must be met, so each has the whole alpha; where K candidates were ever
+in the rollout, a claim that picks one of them needs K / alpha. That nothing bad was found is no
 condition: a guardrail passes when it is *proven* that its bound is kept.
 
 **Hold.** Signals about the data themselves: they say that evidence cannot be trusted, in either

@@ -13,8 +13,8 @@ Nothing here decides: thresholds, shares of alpha and stages belong to `decide`.
 The rooms, from the bottom: `moments` counts; `book` lists nulls and bets; `sequential` makes an
 e-value of a coin and `betting` of an amount; `restart` keeps the wealth; `game` and `purse` spell
 the order for one metric, `reward` and `latency` for those that are made of more; `effect` sizes;
-`evidence` and `growth` tell. `risk` is the fast path of late rewards, `bandit` steers, `health` asks
-whether the data can be trusted.
+`evidence` and `growth` tell. `risk` is the fast path of late rewards, `bandit` steers, `health`
+asks whether the data can be trusted.
 """
 
 from __future__ import annotations
@@ -232,9 +232,7 @@ def evidence(
 
     candidates  names of the first len(candidates) candidates of the rollout, in order of joining
     """
-    return tuple(
-        telling.of_candidate(spec, est, champion, name, i) for i, name in enumerate(candidates)
-    )
+    return telling.of_candidates(spec, est, champion, candidates)
 
 
 def health(spec: EstimatorSpec, est: Estimators) -> Health:

@@ -3,7 +3,7 @@
 For a unit with arm A, propensity pi, value Y in [low, cap] and a guess m of the champion's mean
 that was fixed before (per covariate bin),
 
-    phi = A (Y - m) / pi - r (1 - A) (Y - m) / (1 - pi) + (1 - r) m,      E[phi] = mu1 - r mu0    (1)
+    phi = A (Y - m) / pi - r (1 - A) (Y - m) / (1 - pi) + (1 - r) m,     E[phi] = mu1 - r mu0   (1)
 
 whatever m is: the augmented inverse-propensity score. Against the null mu1 - r mu0 <= d a gambler
 stakes the share lambda, against >= d the share -lambda:
@@ -19,8 +19,8 @@ Stakes. For the alternative delta beyond the null, lambda = delta / (V + delta^2
 growth to second order, V = sigma^2 / (pi (1 - pi)) the variance of phi. sigma^2 is the champion's
 running variance around m(X): a good covariate lets one bet more.
 
-The cap. One order of a million would decide everything, and its mere possibility forbids to bet: the
-stakes are bounded by the greatest value. So values are cut at the champion's running 99.5 %
+The cap. One order of a million would decide everything, and its mere possibility forbids to bet:
+the stakes are bounded by the greatest value. So values are cut at the champion's running 99.5 %
 quantile *of the values above the least one* (most visitors buy nothing: of all values the quantile
 would often be nothing too). The cap is fixed before the value comes, the compared
 means are those of the cut values, and the evidence says which share was cut.
@@ -33,8 +33,8 @@ are too many, so the logarithm is bounded from below by a parabola,
 (Fan, Grama, Liu, arXiv:1311.6273, lemma 4.1), whose sums need only n, sum and sum of squares. What
 is lost is little where stakes are small, and never the coverage.
 
-Rejected: (n, s) of scaled values as for coins (valid, but blind to the variance: 10 to 100 times the
-sample for amounts), asymptotic intervals (see `sequential`).
+Rejected: (n, s) of scaled values as for coins (valid, but blind to the variance: 10 to 100 times
+the sample for amounts), asymptotic intervals (see `sequential`).
 """
 
 from __future__ import annotations
@@ -117,8 +117,11 @@ def _merged(*columns: np.ndarray) -> Units:
     for column in columns:
         is_new[1:] |= column[order[1:]] != column[order[:-1]]
     first = np.flatnonzero(is_new)
-    kept = [column[order[first]] for column in columns]
-    return Units(*kept, n=np.diff(np.append(first, len(order))).astype(np.float64))
+    n = np.diff(np.append(first, len(order))).astype(np.float64)
+    candidate, is_candidate, stratum, covariate, pi, value = (
+        column[order[first]] for column in columns
+    )
+    return Units(candidate, is_candidate, stratum, covariate, pi, value, n)
 
 
 def gains(book: Book, rows: Units, guess: Guess, candidates: int) -> Float:
@@ -151,7 +154,7 @@ def lift_gains(rows: Units, guess: Guess, candidates: int) -> Float:
 def _stakes(
     book: Book, pi: Float, mean: Float, guess: Guess, *, caution: float
 ) -> tuple[Float, Float]:
-    """Lambda of (2), 0 where the alternative lies within the null; and the worst loss of stake 1."""
+    """Lambda of (2), 0 where the alternative lies in the null, and the worst loss of stake 1."""
     r, m = book.ratio, mean
     beyond = book.side * ((book.slope - r) * np.abs(m) + book.offset - book.shift)
     variance = guess.variance * (r / pi + r * r / (1.0 - pi))

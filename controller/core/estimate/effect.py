@@ -194,7 +194,8 @@ def limits(log_wealth: Float, alpha: float) -> Float:
 
 def _leading(is_rejected: Bool) -> Int:
     """How many leading columns are all rejected, per row."""
-    return np.cumprod(is_rejected, axis=1).sum(axis=1)
+    n: Int = np.cumprod(is_rejected, axis=1).sum(axis=1)
+    return n
 
 
 def arm_interval(n: float, s: float, alpha: float) -> tuple[float, float] | None:

@@ -8,7 +8,12 @@ from functools import lru_cache
 from controller.core.estimate import reward
 from controller.core.estimate.book import ERRORS, Book, guard_book
 from controller.core.estimate.game import Game
+from controller.core.estimate.bandit import Blocks
+from controller.core.estimate.health import SampleRatio
 from controller.core.estimate.latency import Latency
+from controller.core.estimate.recent import Recent
+from controller.core.estimate.risk import Risk
+from controller.core.estimate.rivals import Rivals
 from controller.core.estimate.reward import Judge, Reward
 from controller.core.estimate.spec import EstimatorSpec
 
@@ -23,6 +28,12 @@ class Estimators:
     latency     None where it is not guarded
     rewards     second rewards, in the order of the spec
     candidates  how many there are
+    risk        of first rewards, as they come
+    blocks      of the bandit; None where there is none
+    assigned, settled, dropped   sample ratios of units as they were assigned, of closed outcomes,
+                and of what came too late to count
+    rivals      candidates against each other
+    recent      the last week alone
     """
 
     reward: Reward
@@ -31,6 +42,13 @@ class Estimators:
     latency: Latency | None
     rewards: tuple[Reward, ...]
     candidates: int
+    risk: Risk
+    blocks: Blocks | None
+    assigned: SampleRatio
+    settled: SampleRatio
+    dropped: SampleRatio
+    rivals: Rivals
+    recent: Recent
 
 
 @dataclass(frozen=True, slots=True, eq=False)

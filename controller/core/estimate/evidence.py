@@ -8,6 +8,7 @@ unbounded, an e-value is 1 (log 0, "nothing known against the null"). It never l
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,108 +22,161 @@ from controller.core.estimate.spec import EstimatorSpec, RewardSpec
 from controller.core.model import ArmSummary, CandidateEvidence, Float, Growth, GuardEvidence, Lift
 
 
-def of_candidate(
-    spec: EstimatorSpec, est: Estimators, champion: str, candidate: str, i: int
-) -> CandidateEvidence:
-    """What is known of candidate i, of the name `candidate`, against `champion`."""
+def of_candidates(
+    spec: EstimatorSpec, est: Estimators, champion: str, candidates: Sequence[str]
+) -> tuple[CandidateEvidence, ...]:
+    """What is known of the first candidates of the rollout, of these names, against `champion`."""
     log_e, log_mixed = reward.log_e(est.reward)
-    lower, upper = (float(end) for end in est.reward.limits[i])
-    ratio = float(est.reward.ratio[i])
-    families = iter(log_e[i, 2:].tolist())
-    return CandidateEvidence(
-        champion=_summary(spec.reward, est, champion, i, 0),
-        candidate=_summary(spec.reward, est, candidate, i, 1),
-        lift=Lift(None if math.isnan(ratio) else ratio - 1.0, lower, upper),
-        risk=max(0.0, upper if spec.is_minimised else -lower),
-        log_harm=float(log_mixed[i]),
-        log_harm_fast=0.0,
-        log_superior=float(log_e[i, 1]),
-        log_noninferior=tuple(0.0 if m is None else next(families) for m in spec.margins),
-        guards=_guards(spec, est, i),
-        shadow=None
-        if spec.error_increase is None
-        else _errors_guard(est.shadow, spec.error_increase, i),
-        p_best=math.nan,
-        loss=math.nan,
-        capped=reward.share_cut(est.reward),
-        multiplicity=est.candidates,
+    arms = _summaries(spec.reward, est, champion, candidates)
+    shadow = _errors_guards(spec, est.shadow)
+    of_each = zip(
+        candidates,
+        arms,
+        _guards(spec, est),
+        log_e.tolist(),
+        log_mixed.tolist(),
+        est.reward.ratio.tolist(),
+        est.reward.limits.tolist(),
+        strict=False,
+    )
+    return tuple(
+        CandidateEvidence(
+            champion=before,
+            candidate=after,
+            lift=Lift(ratio - 1.0 if ratio == ratio else None, lower, upper),  # noqa: PLR0124 - NaN
+            risk=max(0.0, upper if spec.is_minimised else -lower),
+            log_harm=harm,
+            log_harm_fast=0.0,
+            log_superior=families[1],
+            log_noninferior=_per_stage(spec, families),
+            guards=guards,
+            shadow=shadow[i] if shadow else None,
+            p_best=math.nan,
+            loss=math.nan,
+            capped=reward.share_cut(est.reward),
+            multiplicity=est.candidates,
+        )
+        for i, (_, (before, after), guards, families, harm, ratio, (lower, upper)) in enumerate(
+            of_each
+        )
     )
 
 
-def _summary(spec: RewardSpec, est: Estimators, arm: str, i: int, side: int) -> ArmSummary:
-    """Of the champion beside candidate i (side 0), or of the candidate (side 1)."""
-    n, s = reward.seen(est.reward)[i, 2 * side : 2 * side + 2].tolist()
-    answers, errors = est.errors.waiting.seen[i, 2 * side : 2 * side + 2].tolist()
-    width = spec.high - spec.low
-    low, high = est.reward.intervals[i, side].tolist()
+def _per_stage(spec: EstimatorSpec, families: list[float]) -> tuple[float, ...]:
+    """The families of the stages, which stand behind harm and superiority; 0 without a margin."""
+    stages = iter(families[2:])
+    return tuple(0.0 if margin is None else next(stages) for margin in spec.margins)
+
+
+def _summaries(
+    spec: RewardSpec, est: Estimators, champion: str, candidates: Sequence[str]
+) -> list[tuple[ArmSummary, ArmSummary]]:
+    """Of the champion beside each candidate, and of that candidate."""
+    rows = zip(
+        candidates,
+        reward.seen(est.reward).tolist(),
+        est.errors.waiting.seen.tolist(),
+        est.reward.intervals.tolist(),
+        strict=False,
+    )
+    return [
+        (
+            _summary(spec, champion, outcomes[:2], answers[:2], ends[0]),
+            _summary(spec, name, outcomes[2:], answers[2:], ends[1]),
+        )
+        for name, outcomes, answers, ends in rows
+    ]
+
+
+def _summary(
+    spec: RewardSpec, arm: str, outcomes: list[float], answers: list[float], ends: list[float]
+) -> ArmSummary:
+    """Of one arm: number and sum of its outcomes, of its answers, and its scaled interval."""
+    n, s = outcomes
+    width, is_known = spec.high - spec.low, n > 0.0
     total = spec.low * n + width * s if spec.is_binary else s
     return ArmSummary(
         arm=arm,
         n=round(n),
         total=total,
-        mean=total / n if n > 0.0 else None,
-        interval=(spec.low + width * low, spec.low + width * high) if n > 0.0 else None,
-        errors=round(errors),
-        answers=round(answers),
+        mean=total / n if is_known else None,
+        interval=(spec.low + width * ends[0], spec.low + width * ends[1]) if is_known else None,
+        errors=round(answers[1]),
+        answers=round(answers[0]),
     )
 
 
-def _guards(spec: EstimatorSpec, est: Estimators, i: int) -> tuple[GuardEvidence, ...]:
-    guards = []
-    if spec.error_increase is not None:
-        guards.append(_errors_guard(est.errors, spec.error_increase, i))
+def _guards(spec: EstimatorSpec, est: Estimators) -> list[tuple[GuardEvidence, ...]]:
+    """Per candidate: errors, latency, each second reward, of these what is asked for."""
+    columns = [_errors_guards(spec, est.errors)]
     if spec.latency is not None and est.latency is not None:
-        guards.append(_latency_guard(spec.latency, est.latency, i))
+        columns.append(_latency_guards(spec.latency, est.latency))
     for second, state in zip(spec.rewards, est.rewards, strict=True):
-        guards.append(_reward_guard(second, state, i))
-    return tuple(guards)
+        columns.append(_reward_guards(second, state))
+    columns = [column for column in columns if column]
+    return list(zip(*columns, strict=True)) if columns else [()] * est.candidates
 
 
-def _errors_guard(errors: Game, max_increase: float, i: int) -> GuardEvidence:
-    n0, s0, n1, s1 = errors.waiting.seen[i].tolist()
-    return GuardEvidence(
-        metric="error_rate",
-        detail="",
-        log_worse=float(errors.log_mixed[i]),
-        log_within=float(errors.log_e[i, 1]),
-        champion=_mean(n0, s0),
-        candidate=_mean(n1, s1),
-        max_increase=max_increase,
+def _errors_guards(spec: EstimatorSpec, errors: Game) -> list[GuardEvidence]:
+    """Per candidate; empty where errors are not guarded."""
+    if spec.error_increase is None:
+        return []
+    rows = zip(
+        errors.waiting.seen.tolist(), errors.log_mixed.tolist(), errors.log_e.tolist(), strict=True
     )
+    return [
+        GuardEvidence(
+            metric="error_rate",
+            detail="",
+            log_worse=worse,
+            log_within=families[1],
+            champion=_mean(n0, s0),
+            candidate=_mean(n1, s1),
+            max_increase=spec.error_increase,
+        )
+        for (n0, s0, n1, s1), worse, families in rows
+    ]
 
 
-def _latency_guard(declared: tuple[float, float], state: latency.Latency, i: int) -> GuardEvidence:
+def _latency_guards(declared: tuple[float, float], state: latency.Latency) -> list[GuardEvidence]:
     quantile, increase = declared
     watched = latency.watched(quantile)
     worse, moved = latency.log_worse(state, len(watched))
-    which = int(moved[i])
-    n0, s0, n1, s1 = state.game.waiting.seen[i * len(watched) + which].tolist()
-    limit = float(latency.limits(quantile, increase, state)[which, 1])
-    return GuardEvidence(
-        metric="latency",
-        detail=f"p{100.0 * watched[which]:g}",
-        log_worse=float(worse[i]),
-        log_within=float(latency.log_within(state, len(watched))[i]),
-        champion=_mean(n0, s0),
-        candidate=_mean(n1, s1),
-        max_increase=increase,
-        limit_ms=None if math.isnan(limit) else limit,
-    )
+    within = latency.log_within(state, len(watched)).tolist()
+    limits = latency.limits(quantile, increase, state)[:, 1].tolist()
+    seen = state.game.waiting.seen.reshape(-1, len(watched), 4).tolist()
+    rows = enumerate(zip(worse.tolist(), moved.tolist(), strict=True))
+    return [
+        GuardEvidence(
+            metric="latency",
+            detail=f"p{100.0 * watched[which]:g}",
+            log_worse=log_worse,
+            log_within=within[i],
+            champion=_mean(*seen[i][which][:2]),
+            candidate=_mean(*seen[i][which][2:]),
+            max_increase=increase,
+            limit_ms=None if math.isnan(limits[which]) else limits[which],
+        )
+        for i, (log_worse, which) in rows
+    ]
 
 
-def _reward_guard(spec: RewardSpec, state: Reward, i: int) -> GuardEvidence:
-    n0, s0, n1, s1 = reward.seen(state)[i].tolist()
+def _reward_guards(spec: RewardSpec, state: Reward) -> list[GuardEvidence]:
     log_e, log_mixed = reward.log_e(state)
-    unit, low = (spec.high - spec.low, spec.low) if spec.is_binary else (1.0, 0.0)
-    return GuardEvidence(
-        metric="reward",
-        detail=spec.event,
-        log_worse=float(log_mixed[i]),
-        log_within=float(log_e[i, 1]),
-        champion=_mean(n0, low * n0 + unit * s0),
-        candidate=_mean(n1, low * n1 + unit * s1),
-        max_increase=spec.max_increase or 0.0,
-    )
+    low, unit = (spec.low, spec.high - spec.low) if spec.is_binary else (0.0, 1.0)
+    rows = zip(reward.seen(state).tolist(), log_mixed.tolist(), log_e.tolist(), strict=True)
+    return [
+        GuardEvidence(
+            metric="reward",
+            detail=spec.event,
+            log_worse=worse,
+            log_within=families[1],
+            champion=_mean(n0, low * n0 + unit * s0),
+            candidate=_mean(n1, low * n1 + unit * s1),
+            max_increase=spec.max_increase or 0.0,
+        )
+        for (n0, s0, n1, s1), worse, families in rows
+    ]
 
 
 def _mean(n: float, total: float) -> float | None:
@@ -137,7 +191,6 @@ def growth_of(spec: EstimatorSpec, est: Estimators, i: int, pi: float) -> Growth
     books = judges(spec)
     ratio = float(est.reward.ratio[i])
     families = _growth(books.reward, est.reward, i, pi, ratio).tolist()
-    stages = iter(families[2:])
     within = []
     if spec.error_increase is not None:
         n0, s0, n1, s1 = est.errors.waiting.seen[i].tolist()
@@ -151,7 +204,7 @@ def growth_of(spec: EstimatorSpec, est: Estimators, i: int, pi: float) -> Growth
         within.append(float(_growth(by, state, i, pi, math.nan)[1]))
     return Growth(
         superior=families[1],
-        noninferior=tuple(0.0 if m is None else next(stages) for m in spec.margins),
+        noninferior=_per_stage(spec, families),
         within=tuple(within),
     )
 

@@ -21,6 +21,7 @@ Rejected: a wait by the clock (events have no say in it, and a fast model waits 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,13 +64,17 @@ def nothing(candidates: int) -> Waiting:
 
 def is_due(waiting: Waiting, side: float) -> bool:
     """Whether the wait is over; `side` is +1 where more is worse, -1 where less is."""
-    n0, _, n1, s1 = (waiting.seen - waiting.settled).T
-    n = n0 + n1
-    past = waiting.settled[:, 0] + waiting.settled[:, 2]
-    if ((n >= PATIENCE * past) & (n > 0.0)).any():
-        return True
-    excess = side * (s1 - n1 * waiting.expected)
-    return bool((excess > _ALARM * np.sqrt(n1 * waiting.variance + 1.0)).any())
+    seen, settled = waiting.seen.tolist(), waiting.settled.tolist()
+    guesses = zip(waiting.expected.tolist(), waiting.variance.tolist(), strict=True)
+    for now, before, (expected, variance) in zip(seen, settled, guesses, strict=True):
+        # a few candidates: plain numbers are faster than arrays
+        n, past = now[0] + now[2] - before[0] - before[2], before[0] + before[2]
+        if n > 0.0 and n >= PATIENCE * past:
+            return True
+        n1, s1 = now[2] - before[2], now[3] - before[3]
+        if side * (s1 - n1 * expected) > _ALARM * math.sqrt(n1 * variance + 1.0):
+            return True
+    return False
 
 
 def both(left: Waiting, right: Waiting) -> Waiting:
@@ -142,9 +147,9 @@ def new_step(book: Book, game: Game) -> tuple[Game, Cells | None]:
 
 def observed(book: Book, game: Game, cells: Cells) -> tuple[Game, Cells | None]:
     """The game after these cells, and the cells that were bet on now, if the wait is over."""
-    waiting = replace(
-        game.waiting, seen=game.waiting.seen + moments.sums(cells, len(game.log_mixed))
-    )
+    was = game.waiting
+    seen = was.seen + moments.sums(cells, len(game.log_mixed))
+    waiting = Waiting(seen, was.settled, was.expected, was.variance)
     game = replace(game, waiting=waiting, cells=(*game.cells, cells))
     if is_due(waiting, float(book.side[0])):
         return settled(book, game)

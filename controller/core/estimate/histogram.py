@@ -57,4 +57,5 @@ def quantiles(histogram: Histogram, at: Float) -> Float:
     """The upper end of the bin in which each quantile lies; values must have been added."""
     ranks = np.cumsum(histogram.counts)
     rows = np.searchsorted(ranks, at * ranks[-1])
-    return ENDS[np.minimum(rows, _BINS - 1)]
+    ends: Float = ENDS[np.minimum(rows, _BINS - 1)]
+    return ends

@@ -159,9 +159,10 @@ def merged(parts: Sequence[Cells]) -> Cells:
 
 def sums(cells: Cells, candidates: int) -> Float:
     """n0, s0, n1, s1 of each candidate, (C, 4)."""
-    return np.column_stack(
-        [np.bincount(cells.candidate, getattr(cells, name), candidates) for name in _COUNTS]
-    )
+    place = np.concatenate([4 * cells.candidate + column for column in range(4)])
+    counts = np.concatenate([cells.n0, cells.s0, cells.n1, cells.s1])
+    total: Float = np.bincount(place, counts, 4 * candidates).astype(np.float64, copy=False)
+    return total.reshape(candidates, 4)
 
 
 # --- strata -----------------------------------------------------------------------------------
@@ -225,6 +226,6 @@ def ratio(strata: Strata) -> Float:
     """
     totals = strata.closed.copy()
     np.add.at(totals, strata.candidate, _terms(strata.counts))
-    return np.divide(
-        totals[:, 0], totals[:, 1], out=np.full(len(totals), np.nan), where=totals[:, 1] > 0.0
-    )
+    above, below = totals.T
+    found: Float = np.divide(above, below, out=np.full(len(totals), np.nan), where=below > 0.0)
+    return found

@@ -152,8 +152,8 @@ def alternatives(book: Book, p0: Float) -> Float:
 def gains(book: Book, cells: Cells, p0_hat: Float) -> Float:
     """The sum of log e over the units of each cell, for each bet: (M, K).
 
-    `p0_hat`, (B,) the champion's mean per bin, comes from units before these only. A cell whose pi is not strictly inside
-    (0, 1) holds no comparison and gains nothing.
+    `p0_hat`, (B,) the champion's mean per bin, comes from units before these only. A cell whose
+    pi is not strictly inside (0, 1) holds no comparison and gains nothing.
     """
     usable = (cells.pi > 0.0) & (cells.pi < 1.0)
     pi = np.where(usable, cells.pi, 0.5)[:, np.newaxis]

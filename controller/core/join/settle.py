@@ -6,7 +6,7 @@ exposure belongs to the last root of its unit at or before it.
 
 Rewards up to the watermark are then credited to the root of their exposure. Intention to treat:
 what a unit does within the window after it entered counts for the arm that it entered with,
-whichever of its requests led to it. The first of them is the root's row in `Events`.
+whichever of its requests in the window led to it. The first of them is the root's row in `Events`.
 
 Rejected: to call the first exposure that comes the root, and to move it when an earlier one turns
 up (with several entries per unit, each such move changes all that follow); one root per unit (two
@@ -103,7 +103,9 @@ def _score(table: Table, rule: JoinRule, watermark: float) -> Events:
     root = _root_of(table, store.owner[entry].astype(np.int64))
     entry, root = entry[root >= 0], root[root >= 0]
     is_own = store.owner[entry] == root
-    inside = is_own | (store.time[entry] <= table.exposures.time[root] + rule.window_s)
+    end = table.exposures.time[root] + rule.window_s
+    asked_at = table.exposures.time[store.owner[entry]]
+    inside = is_own | ((asked_at < end) & (store.time[entry] <= end))
     entry, root, is_own = entry[inside], root[inside], is_own[inside]
     order = np.lexsort((store.id[entry], store.time[entry]))
     events = _first(table, rule, entry[order], root[order])
@@ -144,8 +146,7 @@ def _root_of(table: Table, rows: Int) -> Int:
     pending &= (root == rows) | (
         (store.unit[root] == store.unit[rows]) & precedes(store, root, rows)
     )
-    found: Int = np.where(pending, root, NONE)
-    return found
+    return np.where(pending, root, NONE).astype(np.int64)
 
 
 def _first(table: Table, rule: JoinRule, entry: Int, root: Int) -> Events:
