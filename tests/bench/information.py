@@ -14,12 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from controller.core.estimate.book import HARM
 from numpy.random import Generator
 from scipy.optimize import minimize_scalar
 
 from controller.core import estimate
 from controller.core.estimate import EstimatorSpec, History, RewardSpec
+from controller.core.estimate.book import HARM
 from controller.core.model import Cells, Float
 
 ALPHA = 0.01
@@ -56,9 +56,7 @@ class Problem:
     def nearest(self) -> float:
         """The champion's mean of the null's point that is nearest to the truth."""
         low, high = max(0.0, -self.shift) + 1e-9, min(1.0, 1.0 - self.shift) - 1e-9
-        found = minimize_scalar(
-            self._distance, bounds=(low, high), method="bounded", options=_FINE
-        )
+        found = minimize_scalar(self._distance, bounds=(low, high), method="bounded", options=_FINE)
         return float(found.x)
 
     def growth(self) -> float:

@@ -20,6 +20,9 @@ MARGIN = 0.006
 ALPHA = 0.01
 STEPS, STEP_S = (0.05, 0.25, 0.5), 7_200.0
 """The ramp of everyone who ramps by the clock: a third of the drifts' seven hours each."""
+LATE_PER_DAY = 4_000_000
+GOOD = 200_000
+"""Requests before a late regression."""
 
 _POLICY = """
 apiVersion: understudy.dev/v1alpha1
@@ -34,33 +37,46 @@ spec:
   stages:
     - {stage}
 """
-_CANARY = f"""canary:
+
+
+def _canary(
+    *,
+    min_duration: str = "2h",
+    margin: float = MARGIN,
+    alpha: float = ALPHA,
+    promotion: float = ALPHA,
+) -> str:
+    return f"""canary:
         steps: [5%, 25%, 50%]
-        min_duration: 2h
+        min_duration: {min_duration}
         min_outcomes: 200
-        margin: {MARGIN}
+        margin: {margin}
         budget: 10%
-        false_rollback: {ALPHA}
-        false_promotion: {ALPHA}
+        false_rollback: {alpha}
+        false_promotion: {promotion}
         max_duration: 1d"""
+
+
+CANARY = _canary()
+UNDECIDED = _canary(margin=1e-5, alpha=1e-9, promotion=1e-9)
+"""Looks all day, and comes to no verdict: for what must hold at all times."""
+UNPROMOTED = _canary(margin=1e-5, promotion=1e-9)
+"""May roll back, and has no way to promote in a day."""
 _THOMPSON = """thompson:
         floor: 1%
         update_every: {update_s:g}s
         half_life: 30d
-        promote_probability: 99.9%
+        promote_probability: {probability}
         min_outcomes: 500"""
 
 
-def policy(*, window: str = "60s", unit: bool = False, stage: str = _CANARY) -> Policy:
+def policy(
+    *, window: str = "60s", grace: str = "60s", unit: bool = False, stage: str = CANARY
+) -> Policy:
     """Ours, for a day of a million requests."""
     known = "unit: {header: x-user-id}" if unit else "timeout: 15s"
-    text = _POLICY.format(window=window, grace="60s", unit=known, stage=stage)
+    text = _POLICY.format(window=window, grace=grace, unit=known, stage=stage)
     return parse(text, "tests/bench/scenes.py")
-
-
-def thompson(update_s: float) -> Policy:
-    """A bandit of ours, its weights renewed so often."""
-    return policy(stage=_THOMPSON.format(update_s=update_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +129,41 @@ def scene(name: str, *, per_day: int = PER_DAY) -> Scene:
     )
     known = policy(window=_WINDOWS.get(name, "60s"), unit=scenario.units is not None)
     if name == "common_drift":
-        known = thompson(600.0)
+        known = policy(stage=_THOMPSON.format(update_s=600.0, probability="99%"))
     return Scene(name, scenario, known, _LEAST.get(name, 0.05))
+
+
+def late_ramp() -> Scene:
+    """The ramp with labels that come 45 minutes late; steps as soon as their cohorts close."""
+    late = scene("delayed_labels", per_day=LATE_PER_DAY)
+    quick = policy(window="75m", stage=_canary(min_duration="1h"))
+    scenario = late.scenario.model_copy(update={"max_time": 4 * 3600.0, "tick": 120.0})
+    return Scene("late_ramp", scenario, quick, 0.05)
+
+
+def bandit(effect: float, delay: int) -> Scene:
+    """100 000 requests in micro-batches of 100, 5 % against 6 %, and nothing but weights moves."""
+    per_s = 10.0
+    mean_s = delay / per_s if delay else 0.01
+    window_s = 4 * mean_s if delay else 1.0
+    known = policy(
+        window=f"{window_s:g}s",
+        grace="1s",
+        stage=_THOMPSON.format(update_s=10.0, probability="99.9999999%"),
+    )
+    base = 0.05 if effect > 0 else 0.06
+    scenario = Scenario.model_validate(
+        {
+            "rate": per_s,
+            "base_rate": base,
+            "errors": 0.0,
+            "delay": {"distribution": "exponential", "mean": f"{mean_s:g}s"},
+            "candidates": [{"effect": effect}],
+            "requests": 100_000,
+            "tick": "10s",
+        }
+    )
+    return Scene("bandit", scenario, known, base)
 
 
 def of(truth: Truth, *, tick_s: float) -> Traffic:
