@@ -196,6 +196,7 @@ def _begun(policy: Policy, state: State, candidate: str) -> tuple[State, Ruling]
         rollouts=number,
         strata=strata.none(2),
         segments=(),
+        steering=None,
         sightings={},
         spec=spec,
         estimators=estimate.start(spec, _history(state)),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from controller.core import estimate
 from controller.core.decide.situation import Situation
 from controller.core.estimate import EstimatorSpec, RewardSpec
 from controller.core.estimate.health import fell
-from controller.core.model import Signals
+from controller.core.model import CandidateEvidence, Signals
 from controller.core.policy import Policy, Reward
-from controller.core.state import State
+from controller.core.state import State, Steering
 
 INTERVAL_ALPHA = 0.05
 """The confidence sequences that people see cover at 95 %, at all times at once."""
@@ -30,12 +32,12 @@ def situated(policy: Policy, state: State) -> Situation | None:
     stage = stages[rollout.stage]
     if stage.canary is not None and rollout.step >= len(stage.canary.steps):
         return None
-    spec, estimators, reward = state.spec, state.estimators, policy.spec.reward
-    has_bandit = stage.thompson is not None
+    estimators, reward = state.estimators, policy.spec.reward
+    steering = state.steering if stage.thompson is not None else None
     return Situation(
         now=state.clock,
         rollout=rollout,
-        evidence=estimate.evidence(spec, estimators, rollout.champion, rollout.candidates),
+        evidence=evidence_of(state),
         health=signals(policy, state),
         weights=state.split.weights,
         settle_s=reward.window + reward.grace,
@@ -43,25 +45,67 @@ def situated(policy: Policy, state: State) -> Situation | None:
         is_minimised=reward.direction == "minimize",
         is_binary=reward.is_binary,
         min_units=reward.min_units,
-        best=_best(state, None) if has_bandit else (),
-        segments=(
-            {name: _best(state, i) for i, name in enumerate(state.segments)} if has_bandit else {}
+        best=steering.best if steering is not None else (),
+        segments=steering.segments if steering is not None else {},
+        recent=estimate.recent(estimators) if stage.ab is not None else (),
+    )
+
+
+def evidence_of(state: State) -> tuple[CandidateEvidence, ...]:
+    """What is known of each candidate of the rollout, of those that were dropped, too."""
+    rollout = state.rollout
+    if rollout is None or state.estimators is None or state.spec is None:
+        return ()
+    every = estimate.evidence(state.spec, state.estimators, rollout.champion, rollout.candidates)
+    return tuple(_steered(seen, state.steering) for seen in every)
+
+
+def _steered(seen: CandidateEvidence, steering: Steering | None) -> CandidateEvidence:
+    """The evidence with what the bandit thinks of the candidate."""
+    if steering is None or seen.candidate.arm not in steering.arms:
+        return seen
+    i = steering.arms.index(seen.candidate.arm)
+    return replace(seen, p_best=steering.best[i], loss=steering.losses[i])
+
+
+def steered(policy: Policy, state: State) -> State:
+    """The state in which the bandit has been asked as often as the policy says."""
+    rollout, estimators = state.rollout, state.estimators
+    stages = policy.spec.stages
+    if rollout is None or estimators is None or rollout.stage >= len(stages):
+        return state
+    thompson, last = stages[rollout.stage].thompson, state.steering
+    if thompson is None:
+        return state
+    arms = (rollout.champion, *rollout.live)
+    is_known = last is not None and last.arms == arms and last.at >= rollout.stage_started
+    if is_known and last is not None and state.clock - last.at < thompson.update_every:
+        return state
+    losses = dict(zip(rollout.candidates, estimate.losses(estimators, state.clock), strict=False))
+    return replace(
+        state,
+        steering=Steering(
+            at=state.clock,
+            arms=arms,
+            best=_best(state, None),
+            losses=(0.0, *(losses[name] for name in rollout.live)),
+            segments={name: _best(state, i) for i, name in enumerate(state.segments)},
         ),
-        recent=estimate.recent(spec, estimators) if stage.ab is not None else (),
     )
 
 
 def _best(state: State, segment: int | None) -> tuple[float, ...]:
     """P(best) of the champion and the live candidates, given that it is one of them."""
-    rollout = state.rollout
+    rollout, estimators = state.rollout, state.estimators
     assert rollout is not None
-    assert state.spec is not None
-    assert state.estimators is not None
-    every = estimate.best(state.spec, state.estimators, segment)
+    assert estimators is not None
+    every = estimate.best(estimators, state.clock, segment)
     names = (rollout.champion, *rollout.live)
     chosen = [p for arm, p in zip(rollout.arms, every, strict=True) if arm in names]
     total = sum(chosen)
-    if total <= 0.0:  # a candidate that was dropped is certain to be the best: say nothing
+    if (
+        total <= 0.0
+    ):  # one that was dropped is certain to be the best: of the others it says nothing
         return tuple(1.0 / len(chosen) for _ in chosen)
     return tuple(p / total for p in chosen)
 
@@ -71,7 +115,7 @@ def signals(policy: Policy, state: State) -> Signals:
     assert state.spec is not None
     assert state.estimators is not None
     assert state.rollout is not None
-    found = estimate.health(state.spec, state.estimators)
+    found = estimate.health(state.estimators)
     fall = fell(state.join_rate)
     since = max(state.last_exposure, state.rollout.started)
     return Signals(
@@ -90,8 +134,8 @@ def candidate_outcomes(state: State) -> dict[str, int]:
     if state.estimators is None or state.spec is None or state.rollout is None:
         return {}
     rollout = state.rollout
-    counts = estimate.outcomes(state.spec, state.estimators)
-    return dict(zip(rollout.candidates, counts[1:], strict=True))
+    counts = estimate.outcomes(state.estimators)
+    return dict(zip(rollout.candidates, counts, strict=True))
 
 
 # --- settings of the estimators ---------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Literal, assert_never
 
 from controller.core import decide, estimate
 from controller.core.attribution import segment_rule
-from controller.core.case import candidate_outcomes, situated
+from controller.core.case import candidate_outcomes, situated, steered
 from controller.core.decide.phases import (
     ACTIVE,
     ENTER,
@@ -57,14 +57,16 @@ def judge(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     """Ask the stage for its verdict and carry it out."""
     if state.phase not in ACTIVE | {Phase.HOLDING} or state.rollout is None:
         return state, None
+    rollout = state.rollout
+    state = steered(policy, state)
     situation = situated(policy, state)
     if situation is None:
         ruling = Ruling(Verdict.HOLD, "policy_changed", "the policy has no such stage any more")
         return replace(state, phase=after(state.phase, Happening.HOLD)), ruling
-    ruling = decide.rule(policy.spec.stages[state.rollout.stage], situation)
+    ruling = decide.rule(policy.spec.stages[rollout.stage], situation)
     match ruling.verdict:
         case Verdict.PROMOTE:
-            return promote(state, ruling.candidate or state.rollout.live[0]), ruling
+            return promote(state, ruling.candidate or rollout.live[0]), ruling
         case Verdict.ROLL_BACK:
             return _rolled_back(policy, state, ruling)
         case Verdict.ADVANCE:
@@ -136,6 +138,7 @@ def begun_step(state: State) -> State:
 
 def with_ruled_split(policy: Policy, state: State) -> tuple[State, Ruling]:
     """The split that the present stage and step ask for."""
+    state = steered(policy, state)
     situation = situated(policy, state)
     assert situation is not None
     ruling = decide.rule(policy.spec.stages[situation.rollout.stage], situation)
@@ -182,6 +185,7 @@ def dropped(policy: Policy, state: State, names: tuple[str, ...]) -> State:
         weight for arm, weight in weights.items() if arm != rollout.champion
     )
     state = with_weights(policy, state, Ruling(Verdict.HOLD, "", "", weights, segments={}))
+    state = steered(policy, state)
     situation = situated(policy, state)
     if situation is None or state.phase not in ACTIVE:
         return state

@@ -507,6 +507,8 @@ class CandidateEvidence:
                      (stages without a margin carry 0)
     guards           errors, latency, each second reward, in this order, those that are asked for
     shadow           errors of mirrored requests; None where errors are not guarded
+    log_better       of each candidate of the rollout: null: this one is not better than that; 0
+                     against itself, and where the reward is an amount
     p_best, loss     posterior probability to be best; expected loss of promoting, relative; NaN
                      where the policy has no bandit
     capped           share of the outcomes that were cut at the cap (see `estimate.betting`)
@@ -524,6 +526,7 @@ class CandidateEvidence:
     log_noninferior: tuple[float, ...]
     guards: tuple[GuardEvidence, ...]
     shadow: GuardEvidence | None
+    log_better: tuple[float, ...]
     p_best: float
     loss: float
     capped: float

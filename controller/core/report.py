@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from controller.core import estimate
-from controller.core.case import INTERVAL_ALPHA, signals, situated
+from controller.core.case import INTERVAL_ALPHA, evidence_of, signals, situated
 from controller.core.conduct import stage_kind
 from controller.core.decide.conditions import SAMPLE_RATIO_ALPHA, Condition, all_conditions
 from controller.core.estimate.effect import arm_interval
@@ -118,11 +118,8 @@ def _summary(
 
 def _evidence(state: State) -> tuple[CandidateEvidence, ...]:
     """What is known of the candidates that are in, or, at rest, were in at the end."""
-    rollout = state.rollout
-    if rollout is None or state.estimators is None or state.spec is None:
-        return ()
-    every = estimate.evidence(state.spec, state.estimators, rollout.champion, rollout.candidates)
-    return tuple(seen for seen in every if seen.candidate.arm in rollout.live)
+    live = state.rollout.live if state.rollout is not None else ()
+    return tuple(seen for seen in evidence_of(state) if seen.candidate.arm in live)
 
 
 def _health(policy: Policy, state: State) -> dict[str, Json]:
@@ -151,7 +148,7 @@ def evidence_summary(policy: Policy, state: State) -> dict[str, Json]:
     evidence = _evidence(state)
     if not evidence or state.estimators is None or state.spec is None:
         return {}
-    health = estimate.health(state.spec, state.estimators)
+    health = estimate.health(state.estimators)
     first, *others = evidence
     summary: dict[str, Json] = {
         "champion": _arm_summary(first.champion),

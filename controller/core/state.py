@@ -80,6 +80,24 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class Steering:
+    """What the bandit thought when it was last asked: it is asked once per `update_every`.
+
+    at        event time
+    arms      the champion and the live candidates
+    best      P(best) of each of `arms`
+    losses    what promoting each of them loses on average, relative; 0 for the champion
+    segments  header value -> P(best) of each of `arms`
+    """
+
+    at: float
+    arms: tuple[str, ...]
+    best: tuple[float, ...]
+    losses: tuple[float, ...]
+    segments: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Where a model stands.
 
@@ -103,6 +121,7 @@ class State:
     unattributed   exposures of the present rollout without a known split
     rewarded       closed exposures of the present rollout to which a reward was joined
     joined         (1 + C,) float64, rewards joined in time in the present rollout, by its arms
+    steering       what the bandit thought last; None where none is running
     join_rate      what share of the outcomes has a reward, now and before
     last_exposure  time of the latest exposure, -inf before the first
     """
@@ -145,6 +164,7 @@ class State:
     joined: Float = field(default_factory=partial(np.zeros, 2))
     join_rate: JoinRate = field(default_factory=JoinRate)
     last_exposure: float = float("-inf")
+    steering: Steering | None = None
     waiting: tuple[EventBatch, ...] = ()
 
     @property

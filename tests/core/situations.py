@@ -63,6 +63,7 @@ def evidence(
         log_noninferior=(0.0, 0.0),
         guards=(guard("error_rate", log_worse=log_errors),) if guarded else (),
         shadow=guard("error_rate", log_worse=log_shadow_errors),
+        log_better=(),
         p_best=0.5,
         loss=0.05,
         capped=0.0,

@@ -51,10 +51,14 @@ def test_the_sentences_give_the_numbers():
     )
     reward = harmed(situation(log_harm=CERTAIN, candidate=bad), 0.01)
     assert reward.reason.startswith("v2 earns less than v1: 0.1 against 0.3 on 200 outcomes")
-    slow = guard("latency", "p95", log_worse=CERTAIN, champion=12.5, candidate=0.09)
+    seen = {"champion": 0.05, "candidate": 0.09, "limit_ms": 12.5}
+    slow = guard("latency", "p95", log_worse=CERTAIN, **seen)
     latency = harmed(situation(guards=(slow,)), 0.01)
     assert latency.cause == "latency"
-    assert "slower than v1 at p95 (12.5 ms)" in latency.reason
+    assert latency.reason == (
+        "v2 is slower than v1 at p95: 9.00% of its answers take longer than 12.5 ms, 5.00% of the "
+        "champion's longer than its own: more than the guardrail allows"
+    )
     refunds = guard("reward", "refund", log_worse=CERTAIN, champion=0.01, candidate=0.05)
     assert (
         "more refund than v1, 0.05 against 0.01"

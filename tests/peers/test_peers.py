@@ -46,7 +46,7 @@ def test_peer_1_no_traffic_is_not_failure(stage):
     log.ticks(10, 86_400, 60)
     told = run(policy(stage), log.lines)
     assert {d.verdict for d in told.decisions[2:]} <= {Verdict.HOLD}
-    assert told.state.rollout.candidate == "v2"
+    assert told.state.rollout.live[0] == "v2"
     assert told.state.tried == ()
     assert told.state.said.reason
 
@@ -86,7 +86,7 @@ def test_peer_3_a_reward_is_attributed_to_the_arm_that_answered_not_looked_up_la
     log.reward(9, request)
     log.ticks(10, 40)
     told = run(POLICY, log.lines)
-    value = dict(zip(told.state.arms, told.state.totals.value.tolist(), strict=True))
+    value = dict(zip(told.state.arms, told.state.sums[0].value.tolist(), strict=True))
     assert value == {"v1": 1.0, "v2": 0.0}
 
 

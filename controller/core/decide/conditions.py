@@ -143,7 +143,20 @@ def promotion(stage: Stage, situation: Situation, seen: CandidateEvidence) -> tu
     else:
         best = alpha / seen.multiplicity
         claim = Condition(arm, "better", "better", seen.log_superior, best, "promote")
-    return (claim, *guards_within(seen, alpha))
+    rivals = _rivals(situation, seen, alpha) if stage.thompson is not None else ()
+    return (claim, *rivals, *guards_within(seen, alpha))
+
+
+def _rivals(situation: Situation, seen: CandidateEvidence, alpha: float) -> tuple[Condition, ...]:
+    """That this candidate is better than each of the others that are still in."""
+    arm, live = seen.candidate.arm, situation.rollout.live
+    if not situation.is_binary:
+        return ()
+    return tuple(
+        Condition(arm, "rivals", f"better than {name}", log_e, alpha / seen.multiplicity, "promote")
+        for name, log_e in zip(situation.rollout.candidates, seen.log_better, strict=True)
+        if name != arm and name in live
+    )
 
 
 def guards_within(seen: CandidateEvidence, alpha: float) -> tuple[Condition, ...]:

@@ -24,10 +24,22 @@ from dataclasses import replace
 
 import numpy as np
 
+from controller.core.estimate import (
+    bandit,
+    game,
+    latency,
+    moments,
+    reward,
+    risk,
+    rivals,
+)
 from controller.core.estimate import evidence as telling
-from controller.core.estimate import game, latency, moments, reward
+from controller.core.estimate import health as trust
+from controller.core.estimate import recent as week
+from controller.core.estimate.bandit import Blocks, Terms
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.growth import ebh
+from controller.core.estimate.moments import PlugIn
 from controller.core.estimate.spec import EstimatorSpec, History, RewardSpec
 from controller.core.model import (
     CandidateEvidence,
@@ -36,6 +48,7 @@ from controller.core.model import (
     Flow,
     Growth,
     Health,
+    Lift,
     Sample,
 )
 
@@ -50,7 +63,7 @@ __all__ = [
     "growth",
     "health",
     "latency_limits",
-    "loss",
+    "losses",
     "new_epoch",
     "new_step",
     "observe_answers",
@@ -61,6 +74,8 @@ __all__ = [
     "observe_reward",
     "observe_shadow",
     "observe_units",
+    "outcomes",
+    "recent",
     "start",
     "with_candidate",
 ]
@@ -76,6 +91,7 @@ def start(spec: EstimatorSpec, history: History, *, candidates: int = 1) -> Esti
     books = judges(spec)
     errors = moments.plug_in(history.answers, prior_n=_ERROR_PRIOR[0], prior_s=_ERROR_PRIOR[1])
     pasts = history.rewards or (_NO_PAST,) * len(spec.rewards)
+    ratio = trust.start(candidates)
     return Estimators(
         reward=reward.start(books.reward, history.outcomes, candidates),
         errors=game.start(books.errors, errors, candidates),
@@ -85,8 +101,35 @@ def start(spec: EstimatorSpec, history: History, *, candidates: int = 1) -> Esti
             reward.start(by, past, candidates)
             for by, past in zip(books.rewards, pasts, strict=True)
         ),
+        risk=risk.start(candidates, spec.min_effect, is_minimised=spec.is_minimised),
+        blocks=_blocks(spec, history, candidates),
+        rivals=rivals.start(spec, _mean_of(spec, history), candidates),
+        recent=week.start(candidates),
+        assigned=ratio,
+        settled=ratio,
+        dropped=ratio,
         candidates=candidates,
     )
+
+
+def _blocks(spec: EstimatorSpec, history: History, candidates: int) -> Blocks | None:
+    if not spec.has_bandit:
+        return None
+    asked = spec.reward
+    terms = Terms(
+        is_binary=asked.is_binary,
+        low=asked.low,
+        high=asked.high,
+        default=asked.default,
+        window_s=spec.window_s,
+        is_minimised=spec.is_minimised,
+        half_life_s=spec.half_life_s,
+    )
+    return bandit.start(terms, history.outcomes, candidates=candidates)
+
+
+def _mean_of(spec: EstimatorSpec, history: History) -> PlugIn:
+    return rivals.prior(history.outcomes, spec.reward.low, spec.reward.high)
 
 
 def with_candidate(spec: EstimatorSpec, est: Estimators) -> Estimators:
@@ -104,6 +147,13 @@ def with_candidate(spec: EstimatorSpec, est: Estimators) -> Estimators:
             reward.with_candidate(by, one)
             for by, one in zip(books.rewards, est.rewards, strict=True)
         ),
+        risk=risk.with_candidate(est.risk),
+        blocks=None if est.blocks is None else bandit.with_arm(est.blocks),
+        rivals=rivals.with_candidate(spec, est.rivals, _mean_of(spec, History())),
+        recent=week.with_candidate(est.recent),
+        assigned=trust.with_candidate(est.assigned),
+        settled=trust.with_candidate(est.settled),
+        dropped=trust.with_candidate(est.dropped),
         candidates=est.candidates + 1,
     )
 
@@ -118,6 +168,7 @@ def new_epoch(
         reward=reward.new_epoch(est.reward),
         errors=game.new_epoch(est.errors),
         rewards=tuple(reward.new_epoch(one) for one in est.rewards),
+        rivals=rivals.new_epoch(est.rivals),
     )
 
 
@@ -134,6 +185,7 @@ def new_step(spec: EstimatorSpec, est: Estimators) -> Estimators:
         rewards=tuple(
             reward.new_step(by, one) for by, one in zip(books.rewards, est.rewards, strict=True)
         ),
+        risk=risk.new_step(est.risk),
     )
 
 
@@ -148,7 +200,39 @@ def observe_outcomes(
 
     time  epoch seconds of the latest
     """
-    return replace(est, reward=reward.observed(judges(spec).reward, est.reward, cells, sample))
+    seen = cells if cells is not None else sample
+    if seen is None:
+        return est
+    counted = seen if isinstance(seen, Cells) else _counted(seen)
+    after = replace(
+        est,
+        reward=reward.observed(judges(spec).reward, est.reward, cells, sample),
+        settled=trust.update(est.settled, counted),
+        recent=week.observe(est.recent, seen, time),
+    )
+    if cells is not None:
+        after = replace(after, rivals=rivals.observed(spec, est.rivals, cells))
+    if reward.starts(after.reward) > reward.starts(est.reward):
+        # What begins again on final outcomes begins again on those that come in.
+        after = replace(after, risk=risk.new_step(after.risk))
+    return after
+
+
+def _counted(sample: Sample) -> Cells:
+    """How many units there are of each arm: what the sample ratio asks."""
+    row, candidate = np.nonzero(np.isfinite(sample.pi))
+    is_candidate = (sample.arm[row] > 0).astype(np.float64)
+    none = np.zeros(len(row))
+    return Cells(
+        candidate=candidate,
+        stratum=sample.stratum[row],
+        bin=np.zeros(len(row), np.int64),
+        pi=sample.pi[row, candidate],
+        n0=1.0 - is_candidate,
+        s0=none,
+        n1=is_candidate,
+        s1=none,
+    )
 
 
 def observe_reward(
@@ -184,19 +268,33 @@ def observe_shadow(spec: EstimatorSpec, est: Estimators, cells: Cells) -> Estima
     return replace(est, shadow=game.observed(judges(spec).errors, est.shadow, cells)[0])
 
 
-def observe_units(spec: EstimatorSpec, est: Estimators, cells: Cells) -> Estimators:
+def observe_units(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is observed
+    est: Estimators,
+    cells: Cells,
+) -> Estimators:
     """Add assigned units, n0 and n1, for the sample ratio."""
-    raise NotImplementedError
+    return replace(est, assigned=trust.update(est.assigned, cells))
 
 
-def observe_dropped(spec: EstimatorSpec, est: Estimators, cells: Cells) -> Estimators:
+def observe_dropped(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is observed
+    est: Estimators,
+    cells: Cells,
+) -> Estimators:
     """Add dropped events; pi = the candidate's share of such events that were not dropped."""
-    raise NotImplementedError
+    return replace(est, dropped=trust.update(est.dropped, cells))
 
 
 def observe_flow(spec: EstimatorSpec, est: Estimators, flow: Flow, now: float) -> Estimators:
     """Add entries, first rewards and ends of analysed units; `now` is the watermark."""
-    raise NotImplementedError
+    blocks = est.blocks
+    if blocks is not None:
+        blocks = bandit.observe(blocks, flow, now)
+    watched = est.risk
+    if spec.reward.is_binary:
+        watched = risk.observe(watched, flow)
+    return replace(est, risk=watched, blocks=blocks)
 
 
 def latency_limits(spec: EstimatorSpec, est: Estimators) -> Float:
@@ -235,19 +333,33 @@ def evidence(
     return telling.of_candidates(spec, est, champion, candidates)
 
 
-def health(spec: EstimatorSpec, est: Estimators) -> Health:
+def outcomes(est: Estimators) -> tuple[int, ...]:
+    """Analysed outcomes of each candidate so far."""
+    return tuple(round(n) for n in reward.seen(est.reward)[:, 2].tolist())
+
+
+def recent(est: Estimators) -> tuple[Lift | None, ...]:
+    """What the last week alone says of each candidate's lift."""
+    return week.lifts(est.recent)
+
+
+def health(est: Estimators) -> Health:
     """Whether the data can be trusted."""
-    raise NotImplementedError
+    return Health(
+        log_exposures=float(trust.log_sample_ratio(est.assigned).max()),
+        log_outcomes=float(trust.log_sample_ratio(est.settled).max()),
+        log_dropped=float(trust.log_sample_ratio(est.dropped).max()),
+    )
 
 
-def best(spec: EstimatorSpec, est: Estimators, segment: int | None = None) -> tuple[float, ...]:
-    """The probability to be best, of the champion, then of each candidate."""
-    raise NotImplementedError
+def best(est: Estimators, clock: float, segment: int | None = None) -> tuple[float, ...]:
+    """The probability to be best, of the champion, then of each candidate; none without bandit."""
+    return () if est.blocks is None else bandit.best(est.blocks, clock, segment)
 
 
-def loss(spec: EstimatorSpec, est: Estimators, candidate: int) -> float:
-    """What is lost on average, relative to the champion, by promoting a candidate."""
-    raise NotImplementedError
+def losses(est: Estimators, clock: float) -> tuple[float, ...]:
+    """What is lost on average, relative to the champion, by promoting each candidate."""
+    return () if est.blocks is None else bandit.losses(est.blocks, clock)
 
 
 def growth(spec: EstimatorSpec, est: Estimators, candidate: int, pi: float) -> Growth:

@@ -262,16 +262,18 @@ def best(blocks: Blocks, clock: float, segment: int | None = None) -> tuple[floa
     return tuple(posterior.p_best(arms).tolist())
 
 
-def loss(blocks: Blocks, clock: float, candidate: int) -> float:
-    """What promoting a candidate loses on average, relative to the champion's mean."""
+def losses(blocks: Blocks, clock: float) -> tuple[float, ...]:
+    """What promoting each candidate loses on average, relative to the champion's mean."""
     terms = blocks.terms
     arms = posteriors(blocks, clock)
     nothing = terms.low / (terms.high - terms.low) if terms.is_binary else terms.default
     level = float(posterior.mean(arms)[0]) + nothing
     if terms.is_minimised:
         arms = posterior.mirrored(arms)
-    lost = float(posterior.expected_loss(arms)[1 + candidate])
-    return lost / abs(level) if level != 0.0 else np.inf
+    if level == 0.0:
+        return (np.inf,) * (blocks.open.shape[2] - 1)
+    lost = posterior.expected_loss(arms)[1:] / abs(level)
+    return tuple(lost.tolist())
 
 
 def posteriors(blocks: Blocks, clock: float, segment: int | None = None) -> Means:

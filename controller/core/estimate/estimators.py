@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from controller.core.estimate import reward
+from controller.core.estimate.bandit import Blocks
 from controller.core.estimate.book import ERRORS, Book, guard_book
 from controller.core.estimate.game import Game
-from controller.core.estimate.bandit import Blocks
 from controller.core.estimate.health import SampleRatio
 from controller.core.estimate.latency import Latency
 from controller.core.estimate.recent import Recent
+from controller.core.estimate.reward import Judge, Reward
 from controller.core.estimate.risk import Risk
 from controller.core.estimate.rivals import Rivals
-from controller.core.estimate.reward import Judge, Reward
 from controller.core.estimate.spec import EstimatorSpec
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from controller.core.estimate import growth as forecast
-from controller.core.estimate import latency, purse, reward
+from controller.core.estimate import latency, purse, reward, risk, rivals
 from controller.core.estimate.book import Book
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.game import Game
@@ -46,11 +46,12 @@ def of_candidates(
             lift=Lift(ratio - 1.0 if ratio == ratio else None, lower, upper),  # noqa: PLR0124 - NaN
             risk=max(0.0, upper if spec.is_minimised else -lower),
             log_harm=harm,
-            log_harm_fast=0.0,
+            log_harm_fast=float(risk.log_harm(est.risk)[i]) if spec.reward.is_binary else 0.0,
             log_superior=families[1],
             log_noninferior=_per_stage(spec, families),
             guards=guards,
             shadow=shadow[i] if shadow else None,
+            log_better=tuple(rivals.log_better(est.rivals)[i].tolist()),
             p_best=math.nan,
             loss=math.nan,
             capped=reward.share_cut(est.reward),

@@ -23,14 +23,13 @@ posterior as narrow as 10^6 outcomes make it).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from scipy.special import betaincinv, betaln, expit, gammaln, stdtrit
 
-from controller.core.model import Cell, Float
+from controller.core.model import Float
 
 _TAILS = np.array([1e-13, 1e-10, 1e-7, 1e-5, 1e-3, 0.02, 0.1, 0.25, 0.5])
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
@@ -163,49 +162,3 @@ def _product_of_others(below: Float) -> Float:
     after = np.cumprod(below[:0:-1], axis=0)[::-1]
     product[:-1] *= after
     return product
-
-
-# --- until the estimators hold `bandit.Blocks`: the counts of one candidate -----------------------
-
-STRENGTH = 50.0
-
-
-@dataclass(frozen=True, slots=True)
-class Faded:
-    """Counts of both arms, as in `Cell`, worth what is left of them at `time` (None: no units)."""
-
-    n0: float = 0.0
-    s0: float = 0.0
-    n1: float = 0.0
-    s1: float = 0.0
-    time: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Beta:
-    """A Beta(a, b) distribution of an arm's mean."""
-
-    a: float
-    b: float
-
-
-def fade(faded: Faded, cells: Iterable[Cell], time: float, half_life_s: float | None) -> Faded:
-    """Let `half_life_s` do its work up to `time` (never backwards), then add the cells."""
-    last = time if faded.time is None else max(faded.time, time)
-    age_s = 0.0 if faded.time is None else last - faded.time
-    left = 1.0 if half_life_s is None else 0.5 ** (age_s / half_life_s)
-    n0, s0, n1, s1 = faded.n0 * left, faded.s0 * left, faded.n1 * left, faded.s1 * left
-    for cell in cells:
-        n0, s0, n1, s1 = n0 + cell.n0, s0 + cell.s0, n1 + cell.n1, s1 + cell.s1
-    return Faded(n0=n0, s0=s0, n1=n1, s1=s1, time=last)
-
-
-def prior(n: float, s: float) -> Beta:
-    """The prior of every arm, from the champion's history; Jeffreys' mean without any."""
-    mean = (s + 0.5) / (n + 1.0)
-    return Beta(a=max(STRENGTH * mean, 0.5), b=max(STRENGTH * (1.0 - mean), 0.5))
-
-
-def posterior(before: Beta, n: float, s: float) -> Beta:
-    """The posterior after n outcomes with the sum s."""
-    return Beta(a=before.a + s, b=before.b + n - s)

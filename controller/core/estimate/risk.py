@@ -45,7 +45,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from controller.core.estimate import sequential
+from controller.core.estimate import book
 from controller.core.model import Float, Flow, Int
 
 COHORTS = 64
@@ -96,8 +96,7 @@ class Risk:
 
 def start(candidates: int, min_effect: float | None, *, is_minimised: bool = False) -> Risk:
     """Nobody at risk, nothing known."""
-    make = sequential.superiority_bets if is_minimised else sequential.harm_bets
-    bets = make(min_effect)
+    bets = book.harm(min_effect, 0.0, -1 if is_minimised else 1)
     shape = (candidates, len(bets.slope))
     return Risk(
         key=np.zeros(0, np.int64),

@@ -91,9 +91,7 @@ def observed(spec: EstimatorSpec, rivals: Rivals, cells: Cells) -> Rivals:
 
 def _paired(cells: Cells, candidates: int) -> Cells:
     """Cells of each pair; `candidate` is the pair's number."""
-    place, row = np.unique(
-        np.stack([cells.stratum, cells.bin]), axis=1, return_inverse=True
-    )
+    place, row = np.unique(np.stack([cells.stratum, cells.bin]), axis=1, return_inverse=True)
     row, size = row.ravel(), place.shape[1]
     odds = np.full((size, candidates), np.nan)
     n, s = np.zeros((size, candidates)), np.zeros((size, candidates))
