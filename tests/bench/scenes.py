@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from controller.core.policy import Policy, parse
 from controller.sim.scenario import Candidate, Scenario, load
 from controller.sim.truth import DelayLaw, Truth, setting
@@ -18,6 +20,7 @@ DAY_S = 86_400.0
 PER_DAY = 1_000_000
 MARGIN = 0.006
 ALPHA = 0.01
+TICK_S = 300.0
 STEPS, STEP_S = (0.05, 0.25, 0.5), 7_200.0
 """The ramp of everyone who ramps by the clock: a third of the drifts' seven hours each."""
 LATE_PER_DAY = 4_000_000
@@ -50,16 +53,18 @@ def _canary(
         steps: [5%, 25%, 50%]
         min_duration: {min_duration}
         min_outcomes: 200
-        margin: {margin}
+        margin: {margin:.9f}
         budget: 10%
-        false_rollback: {alpha}
-        false_promotion: {promotion}
+        false_rollback: {alpha:.9f}
+        false_promotion: {promotion:.9f}
         max_duration: 1d"""
 
 
 CANARY = _canary()
 UNDECIDED = _canary(margin=1e-5, alpha=1e-9, promotion=1e-9)
 """Looks all day, and comes to no verdict: for what must hold at all times."""
+QUICK = _canary(min_duration="20m")
+"""For logs that are kept event by event."""
 UNPROMOTED = _canary(margin=1e-5, promotion=1e-9)
 """May roll back, and has no way to promote in a day."""
 _THOMPSON = """thompson:
@@ -96,8 +101,13 @@ class Scene:
         return self.scenario
 
     def harmful(self) -> Scenario:
-        """With a candidate that is worse by at least the margin at every moment."""
-        worse = Candidate(effect=-MARGIN / self.least)
+        """With a candidate that is worse by at least the margin at every moment.
+
+        What is worse by a margin are outcomes: failed answers earn nothing, late rewards are lost.
+        """
+        law = DelayLaw(Truth(self.scenario, setting(self.policy), DAY_S))
+        seen = float(law.share(np.float64(self.policy.spec.reward.window)))
+        worse = Candidate(effect=-MARGIN / (self.least * seen * (1.0 - self.scenario.errors)))
         return self.scenario.model_copy(update={"candidates": (worse,)})
 
     def traffic(self, scenario: Scenario, *, tick_s: float = 60.0) -> Traffic:
@@ -125,7 +135,7 @@ NULLS = (
 def scene(name: str, *, per_day: int = PER_DAY) -> Scene:
     """The scene of one of the simulator's scenarios."""
     scenario = load(name).model_copy(
-        update={"rate": per_day / DAY_S, "requests": per_day, "max_time": DAY_S}
+        update={"rate": per_day / DAY_S, "requests": per_day, "max_time": DAY_S, "tick": TICK_S}
     )
     known = policy(window=_WINDOWS.get(name, "60s"), unit=scenario.units is not None)
     if name == "common_drift":
