@@ -19,6 +19,7 @@ from controller.core.commands import legal_operation
 from controller.core.explain import explanation
 from controller.core.model import Json, Operation, Reason, Report, Role, Version
 from controller.core.record import decision_document
+from controller.core.sentences import decision_explanation
 from controller.core.split import assign, propensity
 from controller.errors import CommandError, EventError
 from controller.ledger import Ledger
@@ -121,7 +122,7 @@ class LoopBackend:
             decision = self._ledger.decision(model, number)
             if decision is None:
                 raise KeyError(number)
-            return decision_document(decision)
+            return decision_explanation(decision_document(decision))
         turned = self._turned[model]
         last = self._ledger.last_decision(model)
         return {
