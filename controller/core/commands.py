@@ -38,7 +38,7 @@ def obey(policy: Policy, state: State, event: CommandEvent) -> tuple[State, Ruli
     if not legal_operation(state, event.command):
         reason = f"{said}: ignored, because the phase is {state.phase}"
         return state, Ruling(Verdict.HOLD, "ignored", reason)
-    refusal = _misnamed(state, event)
+    refusal = misnamed(state, event.command, event.version)
     if refusal is not None:
         return state, Ruling(Verdict.HOLD, "ignored", f"{said}: ignored, because {refusal}")
     match event.command:
@@ -63,14 +63,14 @@ def _live(state: State) -> tuple[str, ...]:
     return state.rollout.live if state.rollout is not None else ()
 
 
-def _misnamed(state: State, event: CommandEvent) -> str | None:
+def misnamed(state: State, operation: Operation, version: str | None) -> str | None:
     """Why it is not clear which candidate is meant, or None."""
-    if event.command not in {Operation.PROMOTE, Operation.ROLLBACK}:
+    if operation not in {Operation.PROMOTE, Operation.ROLLBACK}:
         return None
     live = _live(state)
-    if event.version is not None and event.version not in live:
-        return f"{event.version} is no candidate now; there is {', '.join(live)}"
-    if event.command is Operation.PROMOTE and event.version is None and len(live) > 1:
+    if version is not None and version not in live:
+        return f"{version} is no candidate now; there is {', '.join(live)}"
+    if operation is Operation.PROMOTE and version is None and len(live) > 1:
         return f"it does not say which of {', '.join(live)}"
     return None
 

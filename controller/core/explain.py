@@ -65,9 +65,7 @@ def _holds(condition: Condition, said: Said) -> bool:
     return condition.then == "promote" and is_meant and not condition.is_met
 
 
-def _rows(
-    policy: Policy, state: State, situation: Situation
-) -> list[tuple[Condition, int | None]]:
+def _rows(policy: Policy, state: State, situation: Situation) -> list[tuple[Condition, int | None]]:
     """Each condition with the requests that it still needs; None where it does not say."""
     assert state.rollout is not None
     stage = policy.spec.stages[state.rollout.stage]
