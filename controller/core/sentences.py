@@ -67,7 +67,7 @@ def _arms_sentence(candidate: Mapping[str, Json], champion: Mapping[str, Json]) 
     text = f"{_arm(candidate)}; {_arm(champion)}"
     lift = _object(candidate.get("lift"))
     if isinstance(lift.get("estimate"), float | int):
-        text += f"; lift {change(lift['estimate'])} ({_ends(lift.get('interval'))})"
+        text += f"; lift {change(lift['estimate'])} ({ends(lift.get('interval'))})"
     if isinstance(candidate.get("p_best"), float | int):
         text += f"; best with probability {_number(candidate['p_best'])}"
     return text
@@ -79,13 +79,6 @@ def _arm(arm: Mapping[str, Json]) -> str:
     if arm.get("mean") is None:
         return f"{arm.get('arm')} has no outcome yet"
     return f"{arm.get('arm')} earned {_number(arm['mean'])} on {units} outcomes"
-
-
-def _ends(interval: Json) -> str:
-    low, high = interval if isinstance(interval, list) and len(interval) == 2 else (None, None)
-    below = "no lower end" if low is None else change(low)
-    above = "no upper end" if high is None else change(high)
-    return f"{below} to {above}"
 
 
 def _condition_sentence(row: Mapping[str, Json]) -> str:
@@ -122,6 +115,14 @@ def _guard_sentence(row: Mapping[str, Json]) -> str:
         case _:
             seen = f"{_number(candidate)}, of the champion {_number(champion)}"
             return f"{arm}: {row.get('detail')} {seen}; {_number(more)} more is allowed"
+
+
+def ends(interval: Json) -> str:
+    """An interval of relative changes for people: `-1.10% to +9.80%`."""
+    low, high = interval if isinstance(interval, list) and len(interval) == 2 else (None, None)
+    below = "no lower end" if low is None else change(low)
+    above = "no upper end" if high is None else change(high)
+    return f"{below} to {above}"
 
 
 def change(value: Json) -> str:
