@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.api.conftest import Served
+from tests.api.fake import T0, exploring
 
 CANDIDATES = "/v1/models/digits/candidates"
 
@@ -26,7 +27,8 @@ def test_a_candidate_that_waits_is_accepted_with_202(served: Served) -> None:
 
 
 def test_a_candidate_whose_rollout_begins_is_created_with_201(served: Served) -> None:
-    served.fake.reports["digits"] = replace(served.fake.reports["digits"], candidate=None)
+    idle = replace(served.fake.reports["digits"], candidate=None, candidates=())
+    served.fake.reports["digits"] = idle
     answer = served.client.post(CANDIDATES, json={"version": "v4"})
     assert answer.status_code == 201
     assert answer.headers["location"] == "/v1/models/digits"
@@ -61,6 +63,17 @@ def test_a_time_may_be_given_in_both_forms_of_the_contract(served: Served) -> No
     assert [event["time"] for event in served.fake.offered] == [1795423600.5, 1795423600.5]
 
 
+def test_what_is_known_of_units_beforehand_comes_with_the_candidate(served: Served) -> None:
+    known = {"u1": 0.25, "u2": -3.0}
+    answer = served.client.post(CANDIDATES, json={"version": "v6", "covariates": known})
+    assert answer.status_code == 202
+    assert served.fake.offered[-1]["covariates"] == known
+    for wrong in ({"u1": "much"}, {"": 1}, {"u" * 513: 1}, ["u1"]):
+        body = {"version": "v7", "covariates": wrong}
+        assert served.client.post(CANDIDATES, json=body).status_code == 422, wrong
+    assert len(served.fake.offered) == 1
+
+
 def test_a_candidate_that_was_tried_is_a_conflict(client: httpx.Client) -> None:
     answer = client.post(CANDIDATES, json={"version": "v2"})
     assert answer.status_code == 409
@@ -72,10 +85,23 @@ def test_commands_take_a_reason_or_no_body(served: Served, operation: str) -> No
     path = f"/v1/models/digits/{operation}"
     assert served.client.post(path, json={"reason": "incident 12"}).status_code == 200
     assert served.client.post(path).status_code == 200
-    assert [(op.value, by, why) for _, op, by, why in served.fake.commands] == [
+    assert [(op.value, by, why) for _, op, by, why, _ in served.fake.commands] == [
         (operation, "127.0.0.1", "incident 12"),
         (operation, "127.0.0.1", ""),
     ]
+
+
+def test_of_several_candidates_a_command_says_which(served: Served) -> None:
+    served.fake.reports["digits"] = exploring("digits", T0 + 600)
+    promote = "/v1/models/digits/promote"
+    unsaid = served.client.post(promote)
+    assert unsaid.status_code == 409
+    assert unsaid.json()["detail"] == "promote: it does not say which of v2, v3, v4"
+    wrong = served.client.post(promote, json={"version": "v9"})
+    assert wrong.status_code == 409
+    assert "v9 is no candidate now; there is v2, v3, v4" in wrong.json()["detail"]
+    assert served.client.post(promote, json={"version": "v3"}).status_code == 200
+    assert [row[-1] for row in served.fake.commands] == ["v3"]
 
 
 def test_a_command_that_does_not_fit_is_a_conflict(served: Served) -> None:

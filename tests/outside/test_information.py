@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from controller.core.estimate.book import reward_book
-from controller.core.estimate.growth import of_coins
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import rel_entr
 from scipy.stats import false_discovery_control
 from statsmodels.stats.multitest import multipletests
 
 from controller.core.estimate import ebh, sequential
+from controller.core.estimate.book import reward_book
+from controller.core.estimate.growth import of_coins
 
 MU_1 = ((0.5, 0.45, 0.43, 0.4), (0.417, 0.390, 0.136, 0.057))
 MU_2 = ((0.3, 0.21, 0.2, 0.19, 0.18), (0.336, 0.251, 0.177, 0.132, 0.104))

@@ -124,7 +124,7 @@ def _ripe(table: Table, watermark: float) -> Int:
     if not due.size:
         return due
     # A row may stand here twice, or for a reward that closed before its time: see `_close_due`.
-    due = np.unique(due)
+    due = np.unique(due).astype(np.int64)
     due = due[(store.flags[due] & WAITING) != 0]
     owner = store.owner[due]
     is_settled = (exposures.flags[owner] & SETTLED) != 0
