@@ -129,9 +129,9 @@ def _ripe(table: Table, watermark: float) -> Int:
     owner = store.owner[due]
     is_settled = (exposures.flags[owner] & SETTLED) != 0
     table.scoring.add(due[~is_settled], exposures.time[owner[~is_settled]])
-    due = due[is_settled]
-    store.flags[due] &= ~WAITING
-    return due
+    settled: Int = due[is_settled]
+    store.flags[settled] &= ~WAITING
+    return settled
 
 
 def _root_of(table: Table, rows: Int) -> Int:
