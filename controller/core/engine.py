@@ -114,7 +114,7 @@ def _move(
 
 def _queue_moves(policy: Policy, state: State) -> list[Move]:
     """What may begin or end at this tick, before its data are looked at."""
-    first: list[Move] = [_first] if state.split.epoch == 0 else []
+    first: list[Move] = [partial(_first, policy)] if state.split.epoch == 0 else []
     waiting = [partial(admission.admit, policy)] * max(1, len(state.queue))
     return [*first, _settled, *waiting]
 
@@ -138,9 +138,9 @@ def _obey(policy: Policy, event: CommandEvent, state: State) -> tuple[State, Rul
     return commands.obey(policy, state, event)
 
 
-def _first(state: State) -> tuple[State, Ruling | None]:
+def _first(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     ruling = Ruling(Verdict.HOLD, "start", f"{state.champion} serves everything")
-    return conduct.first_split(state), ruling
+    return conduct.first_split(policy, state), ruling
 
 
 def _recorded(
