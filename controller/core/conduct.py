@@ -58,7 +58,6 @@ def judge(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     if state.phase not in ACTIVE | {Phase.HOLDING} or state.rollout is None:
         return state, None
     rollout = state.rollout
-    state = steered(policy, state)
     situation = situated(policy, state)
     if situation is None:
         ruling = Ruling(Verdict.HOLD, "policy_changed", "the policy has no such stage any more")
