@@ -107,6 +107,16 @@ def test_reward_row_that_a_shorter_window_freed_is_counted_once_for_its_next_rew
     assert [row[7] for row in got["events"]] == [2.0]
 
 
+def test_reward_that_a_shorter_window_closed_before_its_time_is_nobodys_event():
+    joiner = Joiner(RULE)
+    step(joiner, [exposure(0, 1), reward(29, 1, request=1)], 12.0)
+    joiner.rule = replace(RULE, window_s=5.0)
+    assert [row[3] for row in step(joiner, [], 16.0)["outcomes"]] == [1.0]
+    step(joiner, [], 26.0)
+    step(joiner, [exposure(27, 2)], 28.0)
+    assert step(joiner, [], 40.0)["events"] == []
+
+
 def test_levels_tell_what_came_so_far():
     joiner = Joiner(UNITS)
     assert joiner.level(5) == 0
