@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from controller.core.estimate.bandit import Blocks, Terms
 from mabwiser.mab import MAB, LearningPolicy
 from scipy.integrate import quad
 from scipy.special import betaln
 from scipy.stats import beta, t, ttest_ind
 
 from controller.core.estimate import bandit, posterior
+from controller.core.estimate.bandit import Blocks, Terms
 from controller.core.estimate.posterior import Betas, Students
 from controller.core.model import Float, Flow
 
