@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import hypergeom
 
 from controller.core.estimate import risk
-from controller.core.estimate.risk import SMALLEST, Risk, log_harm, new_step, observe, start
+from controller.core.estimate.restart import KEPT
+from controller.core.estimate.risk import Risk, log_harm, new_step, observe, start
 from controller.core.model import Flow
 from controller.ledger import codec
 
@@ -149,7 +150,7 @@ def _later(*counts):
 
 
 def test_restarts_are_worth_their_stakes():
-    # E = (1/2) E + (1/2) (sum_j E^(start j) / (j (j + 1)) + cash), written out for two starts.
+    # E = w E + (1 - w) (sum_j E^(start j) / (j (j + 1)) + cash), written out for two starts.
     parts = [events(0, 3, time=0.0), events(5, 0, time=0.0), events(8, 1, time=0.0)]
     state = observe(start(1, 0.2), entered(100, 100))
     weights = np.exp(state.log_weights)
@@ -158,10 +159,10 @@ def test_restarts_are_worth_their_stakes():
         alone = observe(observe(start(1, 0.2), entered(*at_risk)), part)
         gains.append(bets(alone)[0])
         at_risk = [n - int(d) for n, d in zip(at_risk, part.events, strict=True)]
-    expected = 0.5 * (weights * gains[0] * gains[1] * gains[2]).sum()
-    expected += 0.5 * (weights * gains[1] * gains[2]).sum() / 2
-    expected += 0.5 * (weights * gains[2]).sum() / 6
-    expected += 0.5 / 3
+    expected = KEPT * (weights * gains[0] * gains[1] * gains[2]).sum()
+    expected += (1 - KEPT) * (weights * gains[1] * gains[2]).sum() / 2
+    expected += (1 - KEPT) * (weights * gains[2]).sum() / 6
+    expected += (1 - KEPT) / 3
     for step, part in enumerate(parts):
         state = observe(state if step == 0 else new_step(state), part)
     assert math.exp(log_harm(state)[0]) == pytest.approx(expected, rel=1e-12)

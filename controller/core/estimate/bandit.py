@@ -259,16 +259,25 @@ def best(blocks: Blocks, clock: float, segment: int | None = None) -> tuple[floa
     return tuple(posterior.p_best(arms).tolist())
 
 
-def loss(blocks: Blocks, clock: float, candidate: int) -> float:
-    """What promoting a candidate loses on average, relative to the champion's mean."""
+def odds(blocks: Blocks, clock: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`best` for all, and what promoting each candidate loses on average, at one price.
+
+    Losses are relative to the champion's mean; infinite where that is 0.
+    """
     terms = blocks.terms
     arms = posteriors(blocks, clock)
     nothing = terms.low / (terms.high - terms.low) if terms.is_binary else terms.default
-    level = float(posterior.mean(arms)[0]) + nothing
+    level = abs(float(posterior.mean(arms)[0]) + nothing)
     if terms.is_minimised:
         arms = posterior.mirrored(arms)
-    lost = float(posterior.expected_loss(arms)[1 + candidate])
-    return lost / abs(level) if level != 0.0 else np.inf
+    p_best, lost = posterior.compare(arms)
+    relative = lost[1:] / level if level > 0.0 else np.full(len(lost) - 1, np.inf)
+    return tuple(p_best.tolist()), tuple(relative.tolist())
+
+
+def loss(blocks: Blocks, clock: float, candidate: int) -> float:
+    """What promoting a candidate loses on average, relative to the champion's mean."""
+    return odds(blocks, clock)[1][candidate]
 
 
 def posteriors(blocks: Blocks, clock: float, segment: int | None = None) -> Means:
