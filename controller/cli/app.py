@@ -1,9 +1,9 @@
 """The command `understudy`: contract 4.3. Parses, calls, prints; decides nothing.
 
-`serve`, `demo`, `check`, `schema` and `replay` work here; the others are clients of the API of a
-running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads the state folder, so
-that it works when nothing runs. What is heavy to import is imported by the command that needs it:
-a question to the API takes under a second, not two.
+`serve`, `demo`, `check`, `schema`, `plan`, `simulate` and `replay` work here; the others are
+clients of the API of a running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads
+the state folder, so that it works when nothing runs. What is heavy to import is imported by the
+command that needs it: a question to the API takes under a second, not two.
 
 Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
 """
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controller.cli.printing import Output, print_rows, print_value
+from controller.cli.printing import Level, Output, print_rows, print_value
 from controller.core.model import Json, Operation
 from controller.core.policy import parse, position, schema, warnings
 from controller.errors import PolicyError, UnderstudyError
@@ -157,6 +157,91 @@ def replay(
     period_s = None if replaying.has_ticks(events) else interval or replaying.INTERVAL_S
     for row in replaying.replay(policy, replaying.lines_of(events), interval_s=period_s):
         _print_decision(row, output)
+
+
+@app.command()
+def plan(  # noqa: PLR0913 - a command's options
+    file: Annotated[Path, typer.Argument(help="A policy file.")],
+    *,
+    rate: Annotated[str, typer.Option("--rate", help="Traffic, such as 50/s, 3000/min or 2/h.")],
+    base_rate: Annotated[
+        str, typer.Option("--base-rate", help="The champion's share of requests with a reward: 5%.")
+    ],
+    delay: Annotated[
+        str | None,
+        typer.Option("--delay", help="Mean time to a reward; default: a tenth of the window."),
+    ] = None,
+    errors: Annotated[
+        str, typer.Option("--errors", help="The champion's share of failed answers.")
+    ] = "0.5%",
+    effect: Annotated[
+        str | None,
+        typer.Option("--effect", help="Relative; default: min_effect, else the margin, else 20%."),
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """How long each stage takes at this traffic, and what it can detect."""
+    from controller.cli import rehearsal
+
+    code = rehearsal.plan(
+        file,
+        rate=rate,
+        base_rate=base_rate,
+        delay=delay,
+        errors=errors,
+        effect=effect,
+        output=output,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def simulate(  # noqa: PLR0913 - a command's options
+    file: Annotated[Path, typer.Argument(help="A policy file.")],
+    *,
+    scenario: Annotated[
+        str,
+        typer.Option("--scenario", help="A built-in scenario's name, or a file: docs/simulate.md."),
+    ] = "flat",
+    runs: Annotated[int, typer.Option("--runs", min=1, help="How many rollouts.")] = 100,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="The same seed gives the same runs.")
+    ] = 0,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Processes; default: one for each core.")
+    ] = None,
+    requests: Annotated[
+        int | None,
+        typer.Option("--requests", min=1, help="A run ends after so many; in place of the file's."),
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option("--rate", help="Traffic, such as 50/s; in place of the file's.")
+    ] = None,
+    tick: Annotated[
+        str | None,
+        typer.Option("--tick", help="Time between two looks; default: by policy and traffic."),
+    ] = None,
+    level: Annotated[
+        Level, typer.Option("--level", help="What the world gives to the engine.")
+    ] = Level.AUTO,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Rehearse a policy in a scenario, many times over, by the engine that decides live."""
+    from controller.cli import rehearsal
+
+    code = rehearsal.simulate(
+        file,
+        scenario,
+        runs=runs,
+        seed=seed,
+        jobs=jobs,
+        requests=requests,
+        rate=rate,
+        tick=tick,
+        level=level.value,
+        output=output,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()

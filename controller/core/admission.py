@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
-from controller.core import estimate, join
-from controller.core.conduct import estimator_spec, share_of, with_ruled_split
-from controller.core.decide.phases import ENTER, RESTING, Happening, after
+import numpy as np
+
+from controller.core import estimate, join, strata
+from controller.core.case import estimator_spec
+from controller.core.conduct import share_of, stage_kind, with_ruled_split
+from controller.core.decide.phases import ACTIVE, ENTER, RESTING, Happening, after
 from controller.core.decide.situation import for_people
+from controller.core.estimate import History
 from controller.core.model import Phase, Role, Rollout, Ruling, Verdict, Version, VersionEvent
 from controller.core.policy import Policy
 from controller.core.state import State, with_arms
@@ -35,8 +40,8 @@ def learn_version(state: State, event: VersionEvent) -> State:
 
 def is_new(state: State, version: str) -> bool:
     """Whether a version may still become a candidate."""
-    current = state.rollout.candidate if state.is_judging and state.rollout else None
-    return version not in (state.champion, current, *state.queue, *state.tried)
+    current = state.rollout.candidates if state.is_judging and state.rollout else ()
+    return version not in (state.champion, *current, *state.queue, *state.tried)
 
 
 def settle(state: State) -> State:
@@ -49,9 +54,26 @@ def settle(state: State) -> State:
     return replace(state, phase=after(state.phase, Happening.SETTLE))
 
 
-def start_next(policy: Policy, state: State) -> tuple[State, Ruling | None]:
+def admit(policy: Policy, state: State) -> tuple[State, Ruling | None]:
+    """Let versions of the queue in: to a rollout of their own, or to the one that is on."""
+    if not state.queue:
+        return state, None
+    if state.phase in RESTING:
+        return _start_next(policy, state)
+    if state.phase not in ACTIVE | {Phase.HOLDING} or state.rollout is None:
+        return state, None
+    match policy.spec.candidates.on_new:
+        case "replace":
+            return _replaced(policy, state)
+        case "join":
+            return _joined(policy, state)
+        case _:
+            return state, None
+
+
+def _start_next(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     """Start the rollout of the first version of the queue, once the last one has cooled down."""
-    if state.phase not in RESTING or not state.queue or state.clock < state.cooldown_until:
+    if state.clock < state.cooldown_until:
         return state, None
     candidate, *rest = state.queue
     refusal, is_final = _gate(policy, state, candidate)
@@ -61,8 +83,69 @@ def start_next(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     if refusal is not None:
         phase = after(state.phase, Happening.REFUSE)
         state = replace(state, phase=phase, tried=(*state.tried, candidate))
-        return state, Ruling(Verdict.ROLL_BACK, "offline_gate", refusal)
+        return state, Ruling(Verdict.ROLL_BACK, "offline_gate", refusal, candidate=candidate)
     return _begun(policy, state, candidate)
+
+
+def _replaced(policy: Policy, state: State) -> tuple[State, Ruling | None]:
+    """The newest version takes the place of the candidates; those in between are passed over.
+
+    A version that the offline gate refuses, or still waits for, replaces nobody.
+    """
+    assert state.rollout is not None
+    candidate = state.queue[-1]
+    refusal, is_final = _gate(policy, state, candidate)
+    if refusal is not None:
+        return _refused(state, candidate, refusal) if is_final else (state, None)
+    gone = (*state.rollout.live, *state.queue[:-1])
+    state = replace(state, queue=(), tried=(*state.tried, *gone))
+    state, ruling = _begun(policy, state, candidate)
+    reason = f"{ruling.reason}, in place of {', '.join(gone)}"
+    return state, replace(ruling, cause="replaced", reason=reason)
+
+
+def _refused(state: State, candidate: str, refusal: str) -> tuple[State, Ruling]:
+    """A version that waited while a rollout was on is not let in; the rollout goes on."""
+    queue = tuple(name for name in state.queue if name != candidate)
+    state = replace(state, queue=queue, tried=(*state.tried, candidate))
+    return state, Ruling(Verdict.HOLD, "offline_gate", refusal, candidate=candidate)
+
+
+MOST_LIVE: Final = 20
+"""Candidates that share one rollout at the most; more wait."""
+
+
+def _joined(policy: Policy, state: State) -> tuple[State, Ruling | None]:
+    """The first version of the queue joins a stage that compares several arms."""
+    rollout = state.rollout
+    assert rollout is not None
+    if stage_kind(policy, rollout) not in {"ab", "thompson"} or len(rollout.live) >= MOST_LIVE:
+        return state, None
+    candidate, *rest = state.queue
+    refusal, is_final = _gate(policy, state, candidate)
+    if refusal is not None:
+        return _refused(state, candidate, refusal) if is_final else (state, None)
+    state = _with_candidate(replace(state, queue=tuple(rest)), candidate)
+    state, _ = with_ruled_split(policy, state)
+    others = ", ".join(rollout.live)
+    weight = state.split.weights.get(candidate, 0)
+    reason = f"{candidate} joins {others} at {weight / 100:g} % of the traffic"
+    return state, Ruling(Verdict.ADVANCE, "joined", reason, candidate=candidate)
+
+
+def _with_candidate(state: State, candidate: str) -> State:
+    """The state whose rollout has one more candidate; its evidence begins now."""
+    rollout, spec, estimators = state.rollout, state.spec, state.estimators
+    assert rollout is not None
+    assert spec is not None
+    assert estimators is not None
+    return replace(
+        with_arms(state, (candidate,)),
+        rollout=replace(rollout, candidates=(*rollout.candidates, candidate)),
+        strata=strata.with_arm(state.strata),
+        joined=np.append(state.joined, 0.0),
+        estimators=estimate.with_candidate(spec, estimators),
+    )
 
 
 def _gate(  # noqa: PLR0911 - one return a reason
@@ -91,7 +174,7 @@ def _begun(policy: Policy, state: State, candidate: str) -> tuple[State, Ruling]
     number = state.rollouts + 1
     rollout = Rollout(
         id=f"{state.model}-{number}",
-        candidate=candidate,
+        candidates=(candidate,),
         champion=state.champion,
         salt=f"{state.model}/{number}:",
         stage=0,
@@ -101,32 +184,39 @@ def _begun(policy: Policy, state: State, candidate: str) -> tuple[State, Ruling]
         step_started=state.clock,
         weights_updated=float("-inf"),
     )
-    spec = estimator_spec(policy)
-    kind = policy.spec.stages[0].kind
     state = with_arms(state, (state.champion, candidate))
-    join.new_rollout(state.join)
+    spec = estimator_spec(policy, state)
+    kind = policy.spec.stages[0].kind
+    for table in state.joins:
+        join.new_rollout(table)
     state = replace(
         state,
         phase=after(state.phase, ENTER[kind]),
         rollout=rollout,
         rollouts=number,
+        strata=strata.none(2),
+        segments=(),
+        steering=None,
+        sightings={},
         spec=spec,
-        estimators=estimate.start(spec, *_history(state)),
+        estimators=estimate.start(spec, _history(state)),
+        joined=np.zeros(2),
         unattributed=0,
         rewarded=0,
     )
     state, ruling = with_ruled_split(policy, state)
-    reason = f"{candidate} enters {kind}: {share_of(ruling, candidate)}"
+    reason = f"{candidate} enters {kind}: {share_of(ruling, (candidate,))}"
     return state, Ruling(Verdict.ADVANCE, "started", reason)
 
 
-def _history(state: State) -> tuple[tuple[float, float], tuple[float, float]]:
-    """What is known of the champion: (outcomes, their sum), (answers, errors)."""
+def _history(state: State) -> History:
+    """What is known of the champion from before."""
     i = state.arms.index(state.champion)
-    totals = state.totals
-    return (
-        (float(totals.outcomes[i]), float(totals.value[i])),
-        (float(totals.exposures[i]), float(totals.errors[i])),
+    sums = [(float(s.outcomes[i]), float(s.value[i]), float(s.square[i])) for s in state.sums]
+    return History(
+        outcomes=sums[0],
+        answers=(float(state.totals.exposures[i]), float(state.totals.errors[i])),
+        rewards=tuple(sums[1:]),
     )
 
 
@@ -135,7 +225,7 @@ def rest(state: State) -> tuple[State, Ruling | None]:
     if state.phase not in RESTING:
         return state, None
     if state.queue and state.clock >= state.cooldown_until:
-        return state, None  # `start_next` has said why the first one does not start
+        return state, None  # `admit` has said why the first one does not start
     if state.queue:
         left = for_people(state.cooldown_until - state.clock)
         reason = f"{state.champion} serves everything; {state.queue[0]} starts in {left}"

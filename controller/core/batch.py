@@ -81,6 +81,8 @@ def between(batch: EventBatch, start: int, end: int) -> EventBatch:
 
 
 def _between(columns: Columns, start: int, end: int) -> Columns:
+    if isinstance(columns, Tallies):  # which stand in any order
+        return select(columns, (columns.offset >= start) & (columns.offset < end))
     low, high = np.searchsorted(columns.offset, (start, end))
     return type(columns)(*(getattr(columns, f.name)[low:high] for f in fields(columns)))
 

@@ -11,17 +11,16 @@ from dataclasses import replace
 from typing import Literal, assert_never
 
 from controller.core import decide, estimate
+from controller.core.attribution import segment_rule
+from controller.core.case import candidate_outcomes, situated, steered
 from controller.core.decide.phases import (
     ACTIVE,
     ENTER,
     Happening,
     after,
 )
-from controller.core.decide.situation import Situation
-from controller.core.estimate import EstimatorSpec
 from controller.core.model import (
     BASIS,
-    Health,
     Phase,
     Rollout,
     Ruling,
@@ -29,12 +28,11 @@ from controller.core.model import (
     Verdict,
 )
 from controller.core.policy import Policy
-from controller.core.state import State, with_arms, with_split
+from controller.core.state import KnownSplit, State, with_arms, with_split
 
-INTERVAL_ALPHA = 0.05
-"""The confidence sequences that people see cover at 95 %, at all times at once."""
-
-_DOUBTFUL = frozenset({"sample_ratio", "no_rewards", "expired", "policy_changed"})
+_DOUBTFUL = frozenset(
+    {"sample_ratio", "no_rewards", "join_rate", "stale", "expired", "policy_changed"}
+)
 """Causes of a hold that put the rollout on hold as a whole, rather than merely not yet moving."""
 
 
@@ -46,10 +44,10 @@ def stage_kind(
     return stages[rollout.stage].kind if rollout.stage < len(stages) else ""
 
 
-def share_of(ruling: Ruling, candidate: str) -> str:
-    """What a ruling gives to the candidate, for people."""
-    weight = (ruling.weights or {}).get(candidate, 0)
-    mirrored = (ruling.mirror or {}).get(candidate, 0)
+def share_of(ruling: Ruling, candidates: tuple[str, ...]) -> str:
+    """What a ruling gives to the candidates, for people."""
+    weight = sum((ruling.weights or {}).get(name, 0) for name in candidates)
+    mirrored = sum((ruling.mirror or {}).get(name, 0) for name in candidates)
     if mirrored:
         return f"{mirrored / 100:g} % of the requests are mirrored to it"
     return f"{weight / 100:g} % of the traffic"
@@ -59,16 +57,18 @@ def judge(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     """Ask the stage for its verdict and carry it out."""
     if state.phase not in ACTIVE | {Phase.HOLDING} or state.rollout is None:
         return state, None
+    rollout = state.rollout
+    state = steered(policy, state)
     situation = situated(policy, state)
     if situation is None:
         ruling = Ruling(Verdict.HOLD, "policy_changed", "the policy has no such stage any more")
         return replace(state, phase=after(state.phase, Happening.HOLD)), ruling
-    ruling = decide.rule(policy.spec.stages[state.rollout.stage], situation)
+    ruling = decide.rule(policy.spec.stages[rollout.stage], situation)
     match ruling.verdict:
         case Verdict.PROMOTE:
-            return promote(state), ruling
+            return promote(state, ruling.candidate or rollout.live[0]), ruling
         case Verdict.ROLL_BACK:
-            return roll_back(policy, state), ruling
+            return _rolled_back(policy, state, ruling)
         case Verdict.ADVANCE:
             return _advanced(policy, state, ruling)
         case Verdict.HOLD:
@@ -77,32 +77,8 @@ def judge(policy: Policy, state: State) -> tuple[State, Ruling | None]:
             assert_never(ruling.verdict)
 
 
-def situated(policy: Policy, state: State) -> Situation | None:
-    """The case as it stands; None when the policy no longer has the rollout's stage."""
-    rollout = state.rollout
-    if rollout is None or state.estimators is None or state.spec is None:
-        return None
-    stages = policy.spec.stages
-    if rollout.stage >= len(stages) or len(state.spec.margins) != len(stages):
-        return None
-    canary = stages[rollout.stage].canary
-    if canary is not None and rollout.step >= len(canary.steps):
-        return None
-    evidence = estimate.evidence(state.spec, state.estimators, rollout.champion, rollout.candidate)
-    return Situation(
-        now=state.clock,
-        rollout=rollout,
-        evidence=evidence,
-        health=Health(estimate.health(state.estimators), state.rewarded),
-        share=state.split.weights.get(rollout.candidate, 0),
-        settle_s=policy.spec.reward.window + policy.spec.reward.grace,
-        is_last=rollout.stage + 1 == len(stages),
-        has_error_guardrail=error_increase(policy) is not None,
-    )
-
-
 def _held(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruling]:
-    state = with_weights(state, ruling)
+    state = with_weights(policy, state, ruling)
     assert state.rollout is not None
     happening = (
         Happening.HOLD
@@ -110,6 +86,14 @@ def _held(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruling]:
         else ENTER[policy.spec.stages[state.rollout.stage].kind]
     )
     return replace(state, phase=after(state.phase, happening)), ruling
+
+
+def _rolled_back(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruling]:
+    """Out with the candidate that is meant; with the last one, the rollout ends."""
+    assert state.rollout is not None
+    if not ruling.candidate or state.rollout.live == (ruling.candidate,):
+        return roll_back(policy, state), ruling
+    return dropped(policy, state, (ruling.candidate,)), ruling
 
 
 def _advanced(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruling]:
@@ -123,126 +107,139 @@ def _advanced(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruli
     if canary is not None and rollout.step + 1 < len(canary.steps) and not is_over:
         rollout = replace(rollout, step=rollout.step + 1)
     elif rollout.stage + 1 < len(stages):
+        chosen = ruling.candidate or rollout.live[0]
+        losers = tuple(name for name in rollout.live if name != chosen)
         rollout = replace(
             rollout,
             stage=rollout.stage + 1,
             step=0,
             stage_started=state.clock,
             stage_outcomes=outcomes,
+            dropped=(*rollout.dropped, *losers),
         )
+        state = replace(state, tried=(*state.tried, *losers))
     else:
-        return promote(state), replace(ruling, verdict=Verdict.PROMOTE)
+        chosen = ruling.candidate or rollout.live[0]
+        return promote(state, chosen), replace(ruling, verdict=Verdict.PROMOTE)
     rollout = replace(rollout, step_started=state.clock, step_outcomes=outcomes)
     phase = after(state.phase, ENTER[stages[rollout.stage].kind])
-    state, entry = with_ruled_split(policy, replace(state, rollout=rollout, phase=phase))
-    entered = (
-        f"{ruling.reason}, {stages[rollout.stage].kind} at {share_of(entry, rollout.candidate)}"
-    )
+    state = begun_step(replace(state, rollout=rollout, phase=phase))
+    state, entry = with_ruled_split(policy, state)
+    entered = f"{ruling.reason}, {stages[rollout.stage].kind} at {share_of(entry, rollout.live)}"
     return state, replace(ruling, reason=entered)
+
+
+def begun_step(state: State) -> State:
+    """A step begins: a regression from here on is looked for from here on, too."""
+    if state.spec is None or state.estimators is None:
+        return state
+    return replace(state, estimators=estimate.new_step(state.spec, state.estimators))
 
 
 def with_ruled_split(policy: Policy, state: State) -> tuple[State, Ruling]:
     """The split that the present stage and step ask for."""
+    state = steered(policy, state)
     situation = situated(policy, state)
     assert situation is not None
     ruling = decide.rule(policy.spec.stages[situation.rollout.stage], situation)
-    return with_weights(state, ruling), ruling
+    return with_weights(policy, state, ruling), ruling
 
 
-def promote(state: State) -> State:
-    """The candidate becomes the champion and serves everything."""
+def promote(state: State, candidate: str) -> State:
+    """The candidate becomes the champion and serves everything; others that ran beside it end."""
     rollout = state.rollout
     assert rollout is not None
-    state = _with_split(state, rollout.candidate, {rollout.candidate: BASIS}, {})
+    state = _with_split(state, candidate, {candidate: BASIS}, Ruling(Verdict.PROMOTE, "", ""))
+    losers = tuple(name for name in rollout.live if name != candidate)
     return replace(
         state,
         phase=after(state.phase, Happening.PROMOTE),
-        champion=rollout.candidate,
+        champion=candidate,
+        tried=(*state.tried, *losers),
         resume_phase=None,
     )
 
 
 def roll_back(policy: Policy, state: State) -> State:
-    """The champion serves everything again; the candidate is not tried a second time."""
+    """The champion serves everything again; the candidates are not tried a second time."""
     rollout = state.rollout
     assert rollout is not None
-    state = _with_split(state, rollout.champion, {rollout.champion: BASIS}, {})
+    weights = {rollout.champion: BASIS}
+    state = _with_split(state, rollout.champion, weights, Ruling(Verdict.ROLL_BACK, "", ""))
     return replace(
         state,
         phase=after(state.phase, Happening.ROLL_BACK),
-        tried=(*state.tried, rollout.candidate),
+        tried=(*state.tried, *rollout.live),
         cooldown_until=state.clock + policy.spec.gates.cooldown,
         resume_phase=None,
     )
 
 
-def with_weights(state: State, ruling: Ruling) -> State:
+def dropped(policy: Policy, state: State, names: tuple[str, ...]) -> State:
+    """Some candidates leave, others go on: what the ones had, the stage gives out anew."""
+    assert state.rollout is not None
+    rollout = replace(state.rollout, dropped=(*state.rollout.dropped, *names))
+    state = replace(state, rollout=rollout, tried=(*state.tried, *names))
+    weights = {arm: weight for arm, weight in state.split.weights.items() if arm not in names}
+    weights[rollout.champion] = BASIS - sum(
+        weight for arm, weight in weights.items() if arm != rollout.champion
+    )
+    state = with_weights(policy, state, Ruling(Verdict.HOLD, "", "", weights, segments={}))
+    state = steered(policy, state)
+    situation = situated(policy, state)
+    if situation is None or state.phase not in ACTIVE:
+        return state
+    ruling = decide.rule(policy.spec.stages[rollout.stage], situation)
+    return with_weights(policy, state, ruling) if ruling.verdict is Verdict.HOLD else state
+
+
+def with_weights(policy: Policy, state: State, ruling: Ruling) -> State:
     """The state with the split that the ruling wants; the same state where nothing changes."""
     weights = ruling.weights if ruling.weights is not None else state.split.weights
     weights = {arm: weight for arm, weight in weights.items() if weight}
-    mirror = ruling.mirror or {}
-    if weights == state.split.weights and mirror == state.split.mirror:
+    segments = state.split.segments if ruling.segments is None else ruling.segments
+    wanted = replace(ruling, weights=weights, mirror=ruling.mirror or {}, segments=segments)
+    present = (state.split.weights, state.split.mirror, state.split.segments)
+    if (wanted.weights, wanted.mirror, wanted.segments) == present:
         return state
-    state = _with_split(state, state.champion, weights, mirror)
+    rule = segment_rule(policy)
+    header = rule.header if rule is not None and segments else ""
+    state = _with_split(state, state.champion, weights, wanted, header)
     assert state.rollout is not None
     return replace(state, rollout=replace(state.rollout, weights_updated=state.clock))
 
 
 def first_split(state: State) -> State:
     """The split of a new model: everything to the champion."""
-    return _with_split(state, state.champion, {state.champion: BASIS}, {})
+    nothing = Ruling(Verdict.HOLD, "", "")
+    return _with_split(state, state.champion, {state.champion: BASIS}, nothing)
 
 
 def _with_split(
-    state: State, champion: str, weights: dict[str, int], mirror: dict[str, int]
+    state: State, champion: str, weights: dict[str, int], ruling: Ruling, header: str = ""
 ) -> State:
-    """A new epoch, known at once: exposures may come before the routers' confirmation."""
+    """A new epoch, known at once: exposures may come before the routers' confirmation.
+
+    The salt goes with the rollout, and so does the order of the anchors: a unit keeps its arm while
+    the others' shares move, or while others come and go.
+    """
     rollout = state.rollout
     epoch = max(state.split.epoch, state.last_epoch) + 1
+    candidates = rollout.candidates if rollout else ()
     split = Split(
         epoch=epoch,
         champion=champion,
         weights=weights,
         salt=rollout.salt if rollout else state.split.salt,
-        anchors=tuple(arm for arm in weights if arm != champion),
-        mirror=mirror,
+        anchors=tuple(arm for arm in candidates if arm != champion),
+        mirror=ruling.mirror or {},
+        segment_header=header,
+        segments=ruling.segments or {},
     )
     state = with_arms(state, tuple(weights))
-    estimators = estimate.new_epoch(state.estimators) if state.estimators else None
+    estimators = state.estimators
+    if estimators is not None and state.spec is not None:
+        estimators = estimate.new_epoch(state.spec, estimators)
     state = replace(state, split=split, estimators=estimators, changed_at=state.clock)
-    return with_split(state, epoch, weights)
-
-
-def candidate_outcomes(state: State) -> int:
-    """Analysed outcomes of the candidate in this rollout."""
-    if state.estimators is None or state.spec is None or state.rollout is None:
-        return 0
-    rollout = state.rollout
-    seen = estimate.evidence(state.spec, state.estimators, rollout.champion, rollout.candidate)
-    return seen.candidate.n
-
-
-# --- settings of the estimators ---------------------------------------------------------------
-
-
-def estimator_spec(policy: Policy) -> EstimatorSpec:
-    """What the estimators must watch for this policy."""
-    spec = policy.spec
-    high = spec.reward.range[1]
-    half_lives = [s.thompson.half_life for s in spec.stages if s.thompson]
-    effects = [s.ab.min_effect for s in spec.stages if s.ab]
-    return EstimatorSpec(
-        margins=tuple(s.canary.margin / high if s.canary else None for s in spec.stages),
-        min_effect=min(effects) if effects else None,
-        error_increase=error_increase(policy),
-        interval_alpha=INTERVAL_ALPHA,
-        high=high,
-        half_life_s=min(half_lives) if half_lives else None,
-        has_bandit=bool(half_lives),
-    )
-
-
-def error_increase(policy: Policy) -> float | None:
-    """The tightest bound on the error rate's increase, None where there is no such guardrail."""
-    bounds = [g.max_increase for g in policy.spec.guardrails if g.metric == "error_rate"]
-    return min(bounds) if bounds else None
+    known = KnownSplit(epoch, state.clock, weights, split.segments)
+    return with_split(state, known, grace_s=0.0)

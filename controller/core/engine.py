@@ -45,7 +45,7 @@ from controller.core.observe import learn_splits, observe
 from controller.core.policy import Policy, digest
 from controller.core.record import digest as digest_of
 from controller.core.report import evidence_summary
-from controller.core.state import Said, State
+from controller.core.state import Said, State, with_rewards
 from controller.errors import InvariantError
 
 Move: TypeAlias = Callable[[State], tuple[State, Ruling | None]]
@@ -77,7 +77,7 @@ def _tick(
     policy: Policy, state: State, micro: MicroBatch
 ) -> tuple[State, list[Decision], list[Effect]]:
     state = replace(state, clock=max(state.clock, micro.tick.time))
-    state = learn_splits(state, micro)
+    state = learn_splits(policy, with_rewards(policy, state), micro)
     for event in micro.control:
         if isinstance(event, VersionEvent):
             state = admission.learn_version(state, event)
@@ -115,7 +115,8 @@ def _move(
 def _queue_moves(policy: Policy, state: State) -> list[Move]:
     """What may begin or end at this tick, before its data are looked at."""
     first: list[Move] = [_first] if state.split.epoch == 0 else []
-    return [*first, _settled, partial(admission.start_next, policy)]
+    waiting = [partial(admission.admit, policy)] * max(1, len(state.queue))
+    return [*first, _settled, *waiting]
 
 
 def _command_moves(policy: Policy, micro: MicroBatch) -> list[Move]:
@@ -149,7 +150,8 @@ def _recorded(
     moved = state.split.epoch != before.split.epoch
     is_shift = moved and ruling.verdict is Verdict.HOLD and before.split.epoch > 0
     verdict = Verdict.ADVANCE if is_shift else ruling.verdict
-    state = replace(state, said=Said(verdict, ruling.cause, ruling.reason))
+    who = ruling.candidate or (", ".join(state.rollout.live) if state.rollout else "")
+    state = replace(state, said=Said(verdict, ruling.cause, ruling.reason, who))
     news = (state.phase.value, ruling.cause)
     if verdict is Verdict.HOLD and not moved and news == state.recorded:
         return state, None
@@ -160,7 +162,7 @@ def _recorded(
 def _decision(policy: Policy, state: State, offset: int) -> Decision:
     ending = state.phase in (Phase.PROMOTING, Phase.ROLLING_BACK)
     rollout = state.rollout if state.is_judging or ending else None
-    evidence = evidence_summary(state)
+    evidence = evidence_summary(policy, state)
     policy_digest = digest(policy)
     return Decision(
         number=state.decisions,
@@ -168,7 +170,7 @@ def _decision(policy: Policy, state: State, offset: int) -> Decision:
         offset=offset,
         model=state.model,
         rollout=rollout.id if rollout else "",
-        candidate=rollout.candidate if rollout else "",
+        candidate=state.said.candidate if rollout else "",
         stage=conduct.stage_kind(policy, rollout) if rollout else "",
         step=rollout.step if rollout else 0,
         phase=state.phase,
@@ -193,8 +195,9 @@ def _seed(policy_digest: str, offset: int) -> int:
 def check_invariant(state: State) -> None:
     """Raises `InvariantError` when the state cannot be (see the module's head)."""
     split = state.split
-    if sum(split.weights.values()) != BASIS or min(split.weights.values()) <= 0:
-        raise InvariantError(f"weights of {state.model} are {split.weights}")
+    for weights in (split.weights, *split.segments.values()):
+        if sum(weights.values()) != BASIS or min(weights.values()) <= 0:
+            raise InvariantError(f"weights of {state.model} are {weights}")
     if split.champion != state.champion or state.champion not in split.weights:
         raise InvariantError(f"{state.champion} is champion, the split says {split.champion}")
     if state.phase in RESTING and split.weights != {state.champion: BASIS}:

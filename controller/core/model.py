@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh64_intdigest
 
 BASIS = 10_000
 """Basis points in a whole."""
@@ -87,6 +88,11 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "out_of_range"
     MALFORMED = "malformed"
     UNKNOWN_NAME = "unknown_name"
+
+
+def key(text: str) -> int:
+    """The uint64 under which columns carry a text: its xxh64 (seed 0), 0 for no text."""
+    return (xxh64_intdigest(text.encode()) or 1) if text else 0
 
 
 # --- events -----------------------------------------------------------------------------------
@@ -329,9 +335,15 @@ class Outcomes:
     value     float64, the aggregated reward, or the default
     joined    bool, whether a reward was joined
     analysed  bool, whether it enters the inference: each exposure of a rollout without units, else
-              the first exposure of each unit in the rollout
+              the first exposure of each unit in the rollout, and its re-entries
     analysed_value  float64, the value that enters: `value`, or the unit's aggregated reward within
               the window after its first exposure
+    unit      uint64, xxh64 of the unit, 0 where there is none
+    bin       int64, covariate bin that the exposure came with; 0 unknown
+    base      int64, basis points: the level from which its unit re-entered the analysis (see
+              `core.join.levels`); 0 for a first entry and for what is not analysed
+    scored    bool, whether it had its row in `core.join.Events`, now or before: then it is no
+              longer at risk, and does not lapse by closing
     """
 
     time: Float
@@ -341,6 +353,10 @@ class Outcomes:
     joined: Bool
     analysed: Bool
     analysed_value: Float
+    unit: Key
+    bin: Int
+    base: Int
+    scored: Bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,6 +507,8 @@ class CandidateEvidence:
                      (stages without a margin carry 0)
     guards           errors, latency, each second reward, in this order, those that are asked for
     shadow           errors of mirrored requests; None where errors are not guarded
+    log_better       of each candidate of the rollout: null: this one is not better than that; 0
+                     against itself, and where the reward is an amount
     p_best, loss     posterior probability to be best; expected loss of promoting, relative; NaN
                      where the policy has no bandit
     capped           share of the outcomes that were cut at the cap (see `estimate.betting`)
@@ -508,6 +526,7 @@ class CandidateEvidence:
     log_noninferior: tuple[float, ...]
     guards: tuple[GuardEvidence, ...]
     shadow: GuardEvidence | None
+    log_better: tuple[float, ...]
     p_best: float
     loss: float
     capped: float
@@ -545,21 +564,42 @@ class Health:
     log_dropped: float
 
 
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """Whether the data can be trusted: signals hold a rollout, they never roll back.
+
+    log_exposures, log_outcomes, log_dropped  log e-values against "arms got, closed and lost what
+                  the splits say"; the largest of the candidates'
+    rewards       closed exposures of the rollout to which a reward was joined
+    join_fall     (now, before): shares of outcomes with a reward, where it fell too far; else None
+    silent_s      seconds since a request was answered; what is too many stands in stale_after_s
+    """
+
+    log_exposures: float
+    log_outcomes: float
+    log_dropped: float
+    rewards: int
+    join_fall: tuple[float, float] | None = None
+    silent_s: float = 0.0
+    stale_after_s: float = float("inf")
+
+
 # --- decide -> shell --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One candidate's way through the stages.
+    """The way of a candidate, or of several at once, through the stages.
 
+    candidates      in the order in which they joined; those in `dropped` are out again
     stage, step     indices from 0 into the policy's stages and into a canary's steps
     started, stage_started, step_started   event times
-    stage_outcomes, step_outcomes  analysed units of the candidate when the stage, the step began
+    stage_outcomes, step_outcomes  analysed units of each candidate when the stage, the step began
     resume_phase    the phase to return to after `paused`
     """
 
     id: str
-    candidate: str
+    candidates: tuple[str, ...]
     champion: str
     salt: str
     stage: int
@@ -567,11 +607,22 @@ class Rollout:
     started: float
     stage_started: float
     step_started: float
-    stage_outcomes: int = 0
-    step_outcomes: int = 0
+    dropped: tuple[str, ...] = ()
+    stage_outcomes: dict[str, int] = field(default_factory=dict)
+    step_outcomes: dict[str, int] = field(default_factory=dict)
     shadow_answers: int = 0
     weights_updated: float = 0.0
     resume_phase: Phase | None = None
+
+    @property
+    def live(self) -> tuple[str, ...]:
+        """The candidates that are still in."""
+        return tuple(name for name in self.candidates if name not in self.dropped)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The champion, then every candidate that ever was in: what estimators count by."""
+        return (self.champion, *self.candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -581,6 +632,8 @@ class Ruling:
     cause    a short constant word: decisions are recorded when it changes
     reason   one sentence with the numbers, for people
     weights  the split wanted from now on; None leaves it as it is
+    segments weights of their own, by header value
+    candidate  whom the verdict means, where there are several
     """
 
     verdict: Verdict
@@ -588,6 +641,8 @@ class Ruling:
     reason: str
     weights: dict[str, int] | None = None
     mirror: dict[str, int] | None = None
+    segments: dict[str, dict[str, int]] | None = None
+    candidate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -671,7 +726,11 @@ class ArmReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Where a model stands, for people: contract 4.4, `/v1/models/{model}/arms`."""
+    """Where a model stands, for people: contract 4.4, `/v1/models/{model}/arms`.
+
+    candidate  the first of `candidates`: those that are in the rollout now
+    segments   splits of their own by header value, basis points, where the policy has segments
+    """
 
     model: str
     time: float
@@ -685,8 +744,10 @@ class Report:
     reason: str
     champion: str
     candidate: str | None
+    candidates: tuple[str, ...]
     queue: tuple[str, ...]
     arms: tuple[ArmReport, ...]
     lift: dict[str, Lift]
+    segments: dict[str, dict[str, int]]
     health: dict[str, Json]
     rejected: dict[str, int]

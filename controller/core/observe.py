@@ -1,9 +1,14 @@
 """The data half of a tick: from events to evidence. Called by the engine only.
 
-Each exposure is first attributed to the split that it was routed with, then joined; what closes
-feeds the estimators as counts per conditional propensity (`Cell`). Rewards are judged on the closed
-prefix; errors and the sample ratio are known when an exposure comes and are counted at once. Where
-a unit is declared, all three count a unit once, at its first exposure in the rollout.
+Each exposure is first attributed to the split that it was routed with, then joined; what becomes of
+it feeds the estimators as sums per stratum: `Cells` for what is yes or no, a `Sample` where amounts
+matter, a `Flow` of entries and first rewards. Rewards are judged on the closed prefix, and, to roll
+back early, as they come; errors, latency and the sample ratio are known when an exposure comes and
+are counted at once. Where a unit is declared, each of these counts a unit once, at its first
+exposure in the rollout (and again when a grown share has drawn its arm anew).
+
+`Tallies` are such sums from another joiner. They join the stream here, so that a partition's
+worker, a simulation and our own joiner are told apart by nothing behind this module.
 """
 
 from __future__ import annotations
@@ -12,51 +17,57 @@ from dataclasses import replace
 
 import numpy as np
 
-from controller.core import estimate, join
+from controller.core import join
+from controller.core.attribution import Attributed, attribute, segmented
 from controller.core.batch import MicroBatch, select
-from controller.core.join import JoinExposures, JoinRewards, JoinRule
+from controller.core.counting import (
+    add_closed,
+    count_answers,
+    count_dropped,
+    count_flow,
+    count_latency,
+    count_mirrored,
+    count_outcomes,
+    settled,
+)
+from controller.core.join import Absorbed, JoinExposures, JoinRewards, JoinRule
 from controller.core.model import (
-    NO_EPOCH,
-    Bool,
-    Cell,
     Exposures,
-    Float,
     Int,
-    Outcomes,
     Reason,
     Rejected,
     Rewards,
     SplitEvent,
+    VersionEvent,
+    key,
 )
-from controller.core.policy import Policy
-from controller.core.state import State, with_arms, with_split, with_stratum
-
-FAILED_FROM = 500
-"""HTTP statuses from here on, and 0 (the user got no answer), are errors of the arm."""
+from controller.core.policy import Policy, Reward
+from controller.core.state import KnownSplit, State, with_arms, with_split
+from controller.core.tallies import observe_tallies
 
 
-def join_rule(policy: Policy) -> JoinRule:
-    """The joiner's settings."""
-    reward = policy.spec.reward
+def join_rule(policy: Policy, reward: Reward) -> JoinRule:
+    """The joiner's settings for one of the policy's rewards."""
     low, high = reward.range
     return JoinRule(
         window_s=reward.window,
-        grace_s=reward.grace,
+        grace_s=policy.spec.reward.grace,
         default=reward.default,
         low=low,
         high=high,
         aggregate=reward.aggregate,
-        by=reward.join,
+        by=policy.spec.reward.join,
         units=policy.spec.route.unit is not None,
     )
 
 
-def learn_splits(state: State, micro: MicroBatch) -> State:
+def learn_splits(policy: Policy, state: State, micro: MicroBatch) -> State:
     """Splits that came into force: epochs that exposures may name."""
     for event in micro.control:
         if not isinstance(event, SplitEvent):
             continue
-        state = with_split(state, event.epoch, event.weights)
+        known = KnownSplit(event.epoch, event.time, event.weights, event.segments)
+        state = with_split(state, known, grace_s=policy.spec.reward.grace)
         if event.epoch >= state.in_force_epoch:
             state = replace(state, in_force_epoch=event.epoch, in_force=event.weights)
     return state
@@ -64,43 +75,45 @@ def learn_splits(state: State, micro: MicroBatch) -> State:
 
 def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tuple[Rejected, ...]]:
     """Take in a micro-batch and close what is due; gives the events that could not be used."""
+    state = _with_covariates(state, micro)
     state, exposures = _translated(state, micro.names, micro.exposures)
-    rewards, unknown = _named(policy, micro)
-    state, strata = _attributed(state, exposures)
-    in_rollout = _in_rollout(state, strata, exposures.arm)
-    rule = join_rule(policy)
-    absorbed = join.absorb(
-        state.join,
-        rule,
-        JoinExposures(
-            offset=exposures.offset,
-            time=exposures.time,
-            request=exposures.request,
-            unit=exposures.unit,
-            arm=exposures.arm,
-            stratum=strata,
-            in_rollout=in_rollout,
-        ),
-        JoinRewards(
-            offset=rewards.offset,
-            time=rewards.time,
-            id=rewards.id,
-            request=rewards.request,
-            unit=rewards.unit,
-            value=rewards.value,
-        ),
-    )
-    state = _answered(state, exposures, strata, absorbed.accepted, absorbed.entered)
-    state = _mirrored(state, micro, select(exposures, absorbed.accepted))
-    outcomes, expired = join.close(state.join, rule, state.clock)
-    state = _closed(policy, state, outcomes)
-    rejected = (
-        *micro.rejected,
-        *unknown,
-        *absorbed.refused.listed(),
-        *expired.listed(),
-    )
-    return _counted(state, rejected), rejected
+    state, segment = segmented(policy, state, micro.names, exposures.segment)
+    state, attributed = attribute(policy, state, exposures, segment)
+    rewards, rejected = _named(policy, micro)
+    bins = _bins(state, exposures)
+    absorbed = []
+    for i, reward in enumerate(policy.all_rewards):
+        found = _absorb(
+            state, i, join_rule(policy, reward), (exposures, attributed, bins), rewards[i]
+        )
+        absorbed.append(found)
+        # Each joiner meets every exposure; that one is refused is said once.
+        rejected += (found.refused if i == 0 else found.refused.of_rewards()).listed()
+    state = _answered(state, exposures, attributed, absorbed[0], bins)
+    state = count_mirrored(state, micro, select(exposures, absorbed[0].accepted))
+    for i, reward in enumerate(policy.all_rewards):
+        closed = join.close(state.joins[i], join_rule(policy, reward), state.clock)
+        state = add_closed(policy, state, i, closed.outcomes)
+        state, closed = settled(state, closed)
+        state = count_outcomes(policy, state, i, closed.outcomes)
+        if i == 0:
+            state = count_flow(policy, state, closed)
+            state = count_dropped(state, absorbed[0], closed)
+        rejected += closed.refused.listed()
+    state = observe_tallies(policy, state, micro)
+    found_out = (*micro.rejected, *rejected)
+    return _counted(state, found_out), found_out
+
+
+def _with_covariates(state: State, micro: MicroBatch) -> State:
+    """The state that has learnt what is told of units, by events or with a version."""
+    if len(micro.covariates.unit):
+        state.covariates.learn(micro.covariates.unit, micro.covariates.value)
+    for event in micro.control:
+        if isinstance(event, VersionEvent) and event.covariates:
+            units = np.array([key(unit) for unit in event.covariates], np.uint64)
+            state.covariates.learn(units, np.array(list(event.covariates.values())))
+    return state
 
 
 def _translated(
@@ -116,203 +129,87 @@ def _translated(
     return state, replace(exposures, arm=translation[exposures.arm])
 
 
-def _named(policy: Policy, micro: MicroBatch) -> tuple[Rewards, tuple[Rejected, ...]]:
-    """The rewards that the policy asks for, and those that it does not."""
-    rewards, event = micro.rewards, policy.spec.reward.event
-    wanted = micro.names.index(event) if event in micro.names else -1
-    mask = rewards.name == wanted
-    if mask.all():
-        return rewards, ()
-    others = select(rewards, ~mask)
-    rejected = tuple(
+def _named(policy: Policy, micro: MicroBatch) -> tuple[list[Rewards], list[Rejected]]:
+    """The rewards that each joiner asks for, and those that none does."""
+    rewards = micro.rewards
+    found, wanted = [], np.zeros(len(rewards.name), np.bool_)
+    for reward in policy.all_rewards:
+        place = micro.names.index(reward.event) if reward.event in micro.names else -1
+        mask = rewards.name == place
+        wanted |= mask
+        found.append(rewards if mask.all() else select(rewards, mask))
+    if wanted.all():
+        return found, []
+    others = select(rewards, ~wanted)
+    return found, [
         Rejected(int(offset), Reason.UNKNOWN_NAME, micro.names[int(name)])
         for offset, name in zip(others.offset, others.name, strict=True)
-    )
-    return select(rewards, mask), rejected
-
-
-def _attributed(state: State, exposures: Exposures) -> tuple[State, Int]:
-    """The stratum of each exposure, -1 where neither its epoch nor its propensity says it.
-
-    The propensity that an exposure carries comes first: it was fixed when the arm was chosen. With
-    more than two arms it does not say how likely the others were, and the epoch must.
-    """
-    strata = np.full(len(exposures.time), -1, dtype=np.int64)
-    for epoch in np.unique(exposures.epoch):
-        index = state.by_epoch.get(int(epoch), -1)
-        if index >= 0:
-            strata[exposures.epoch == epoch] = index
-    stated = np.isfinite(exposures.propensity)
-    rollout = state.rollout
-    if rollout is None or not stated.any():
-        return state, strata
-    for arm, other in (
-        (rollout.candidate, rollout.champion),
-        (rollout.champion, rollout.candidate),
-    ):
-        if arm not in state.arms:
-            continue
-        rows = stated & (exposures.arm == state.arms.index(arm))
-        rows &= _of_two_arms(state, strata)
-        state = _by_propensity(state, exposures, rows, (arm, other), strata)
-    return state, strata
-
-
-def _of_two_arms(state: State, strata: Int) -> Bool:
-    """Whether the split behind each stratum had at most two arms, so that one share says both."""
-    few = np.array([len(s.shares) <= 2 for s in state.strata] + [True])
-    return few[strata]
-
-
-def _by_propensity(
-    state: State, exposures: Exposures, rows: Bool, arms: tuple[str, str], strata: Int
-) -> State:
-    """Writes into `strata` the strata of exposures that state their own propensity."""
-    values, inverse = np.unique(exposures.propensity[rows], return_inverse=True)
-    indices = np.empty(len(values), dtype=np.int64)
-    for i, value in enumerate(values):
-        share = round(float(value), 12)
-        state, indices[i] = with_stratum(
-            state, NO_EPOCH, {arms[0]: share, arms[1]: round(1 - share, 12)}
-        )
-    strata[rows] = indices[inverse]
-    return state
-
-
-def _in_rollout(state: State, strata: Int, arms: Int) -> Bool:
-    """Exposures whose split could have given either arm of the present rollout."""
-    rollout = state.rollout
-    if rollout is None or state.estimators is None:
-        return np.zeros(len(strata), dtype=np.bool_)
-    pi = _conditional(state)
-    live = np.append((pi > 0) & (pi < 1), False)
-    of_the_two = np.isin(arms, _pair(state))
-    return live[strata] & of_the_two
-
-
-def _pair(state: State) -> list[int]:
-    """Indices of champion and candidate, in this order; -2 for one that was never seen."""
-    rollout = state.rollout
-    assert rollout is not None
-    names = (rollout.champion, rollout.candidate)
-    return [state.arms.index(name) if name in state.arms else -2 for name in names]
-
-
-def _conditional(state: State) -> Float:
-    """(n_strata,) probability of the candidate given that it was the champion or that candidate."""
-    rollout = state.rollout
-    assert rollout is not None
-    shares = [
-        (s.shares.get(rollout.champion, 0), s.shares.get(rollout.candidate, 0))
-        for s in state.strata
     ]
-    return np.array([c / (c + k) if c + k else 0.0 for k, c in shares], dtype=np.float64)
 
 
-def _cells(state: State, strata: Int, arms: Int, values: Float) -> tuple[Cell, ...]:
-    """Counts per stratum of the exposures given, which are all of the present rollout."""
-    if not len(strata):
-        return ()
-    champion, candidate = _pair(state)
-    pi = _conditional(state)
-    n = len(state.strata)
-    counts = {}
-    for arm in (champion, candidate):
-        rows = arms == arm
-        counts[arm] = (
-            np.bincount(strata[rows], minlength=n),
-            np.bincount(strata[rows], weights=values[rows], minlength=n),
-        )
-    (n0, s0), (n1, s1) = counts[champion], counts[candidate]
-    return tuple(
-        Cell(float(pi[i]), float(n0[i]), float(s0[i]), float(n1[i]), float(s1[i]))
-        for i in np.flatnonzero(n0 + n1)
+def _bins(state: State, exposures: Exposures) -> Int:
+    """The covariate bin of each exposure's unit, from 1; 0 where nothing is known of it."""
+    bins = np.zeros(len(exposures.time), np.int64)
+    if state.spec is None or not state.spec.cuts or not len(bins):
+        return bins
+    value = state.covariates.find(exposures.unit)
+    known = np.isfinite(value)
+    bins[known] = 1 + np.searchsorted(np.array(state.spec.cuts), value[known], side="right")
+    return bins
+
+
+def _absorb(
+    state: State,
+    i: int,
+    rule: JoinRule,
+    exposed: tuple[Exposures, Attributed, Int],
+    rewards: Rewards,
+) -> Absorbed:
+    exposures, attributed, bins = exposed
+    return join.absorb(
+        state.joins[i],
+        rule,
+        JoinExposures(
+            offset=exposures.offset,
+            time=exposures.time,
+            request=exposures.request,
+            unit=exposures.unit,
+            arm=exposures.arm,
+            stratum=attributed.stratum,
+            in_rollout=attributed.counts,
+            level=attributed.level,
+            is_candidate=attributed.arm > 0,
+            bin=bins,
+        ),
+        JoinRewards(
+            offset=rewards.offset,
+            time=rewards.time,
+            id=rewards.id,
+            request=rewards.request,
+            unit=rewards.unit,
+            value=rewards.value,
+        ),
     )
 
 
 def _answered(
-    state: State, exposures: Exposures, strata: Int, accepted: Bool, entered: Bool
+    state: State, exposures: Exposures, attributed: Attributed, absorbed: Absorbed, bins: Int
 ) -> State:
-    """Count the exposures and their errors; feed the error guardrail and the sample ratio."""
-    failed = _failed(exposures.status)
-    n_arms = len(state.arms)
-    totals = replace(
-        state.totals,
-        exposures=state.totals.exposures + _count(exposures.arm[accepted], n_arms),
-        errors=state.totals.errors + _count(exposures.arm[accepted & failed], n_arms),
+    """Count the exposures and their errors; feed what is known as soon as an answer is."""
+    if not len(exposures.time):
+        return state
+    accepted = absorbed.accepted
+    latest = float(exposures.time[accepted].max()) if accepted.any() else state.last_exposure
+    lost = int(np.count_nonzero(accepted & (attributed.stratum < 0)))
+    state = replace(
+        state,
+        last_exposure=max(state.last_exposure, latest),
+        unattributed=state.unattributed + (lost if state.rollout else 0),
     )
-    lost = int(np.count_nonzero(accepted & (strata < 0))) if state.rollout else 0
-    state = replace(state, totals=totals, unattributed=state.unattributed + lost)
-    if state.estimators is None or state.spec is None or not entered.any():
-        return state
-    cells = _cells(state, strata[entered], exposures.arm[entered], failed[entered].astype(float))
-    estimators = estimate.observe_answers(state.spec, state.estimators, cells)
-    return replace(state, estimators=estimate.observe_units(state.spec, estimators, cells))
-
-
-def _mirrored(state: State, micro: MicroBatch, exposures: Exposures) -> State:
-    """Count the answers to mirrored requests beside the champion's answers to the same traffic.
-
-    Compared are the answers that came, not those that the mirror's share promised: copies that the
-    log lost, or that nobody made, say nothing about the candidate. So pi is the candidate's part of
-    this micro-batch's answers, and a micro-batch without any is passed over.
-    """
-    rollout = state.rollout
-    if rollout is None or state.estimators is None or state.spec is None:
-        return state
-    if not state.split.mirror.get(rollout.candidate) or rollout.candidate not in micro.names:
-        return state
-    rows = np.flatnonzero(micro.shadows.arm == micro.names.index(rollout.candidate))
-    rows = rows[np.unique(micro.shadows.request[rows], return_index=True)[1]]
-    if not len(rows):
-        return state
-    champion = exposures.arm == _pair(state)[0]
-    copies, answers = _failed(micro.shadows.status[rows]), _failed(exposures.status[champion])
-    cell = Cell(
-        pi=len(copies) / (len(copies) + len(answers)),
-        n0=float(len(answers)),
-        s0=float(np.count_nonzero(answers)),
-        n1=float(len(copies)),
-        s1=float(np.count_nonzero(copies)),
-    )
-    seen = replace(rollout, shadow_answers=rollout.shadow_answers + len(copies))
-    if not len(answers):
-        return replace(state, rollout=seen)
-    estimators = estimate.observe_shadow(state.spec, state.estimators, cell)
-    return replace(state, rollout=seen, estimators=estimators)
-
-
-def _failed(status: Int) -> Bool:
-    is_failed: Bool = (status >= FAILED_FROM) | (status == 0)
-    return is_failed
-
-
-def _closed(policy: Policy, state: State, outcomes: Outcomes) -> State:
-    """Count what closed; feed the reward's estimators with what is analysed."""
-    if not len(outcomes.time):
-        return state
-    n_arms = len(state.arms)
-    totals = replace(
-        state.totals,
-        outcomes=state.totals.outcomes + _count(outcomes.arm, n_arms),
-        value=state.totals.value + np.bincount(outcomes.arm, outcomes.value, n_arms),
-    )
-    state = replace(state, totals=totals)
-    of_rollout = _in_rollout(state, outcomes.stratum, outcomes.arm)
-    rewarded = int(np.count_nonzero(of_rollout & outcomes.joined))
-    state = replace(state, rewarded=state.rewarded + rewarded)
-    rows = outcomes.analysed & of_rollout
-    if state.estimators is None or state.spec is None or not rows.any():
-        return state
-    scaled = outcomes.analysed_value[rows] / policy.spec.reward.range[1]
-    cells = _cells(state, outcomes.stratum[rows], outcomes.arm[rows], scaled)
-    last = float(outcomes.time[-1])
-    estimators = estimate.observe_outcomes(state.spec, state.estimators, cells, last)
-    return replace(state, estimators=estimators)
-
-
-def _count(arms: Int, n_arms: int) -> Int:
-    return np.bincount(arms, minlength=n_arms)
+    state = count_answers(state, exposures, attributed, absorbed, bins)
+    if state.spec is not None and state.spec.latency is not None:
+        state = count_latency(state, exposures, attributed, absorbed)
+    return state
 
 
 def _counted(state: State, rejected: tuple[Rejected, ...]) -> State:

@@ -7,16 +7,18 @@ the same state gives the same report.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from controller.core import estimate
-from controller.core.conduct import INTERVAL_ALPHA, situated, stage_kind
-from controller.core.decide.guardrail import ERROR_SHARE, SAMPLE_RATIO_THRESHOLD
-from controller.core.decide.situation import Situation
+from controller.core.case import INTERVAL_ALPHA, evidence_of, signals, situated
+from controller.core.conduct import stage_kind
+from controller.core.decide.conditions import SAMPLE_RATIO_ALPHA, Condition, all_conditions
 from controller.core.estimate.effect import arm_interval
 from controller.core.model import (
     ArmReport,
     ArmSummary,
     CandidateEvidence,
+    GuardEvidence,
     Int,
     Json,
     Lift,
@@ -24,7 +26,7 @@ from controller.core.model import (
     Report,
     Role,
 )
-from controller.core.policy import Policy, Stage
+from controller.core.policy import Policy
 from controller.core.state import State
 
 SIGNIFICANT = 9
@@ -36,7 +38,7 @@ def report(policy: Policy, state: State) -> Report:
     is_shown = state.is_judging or state.phase not in (Phase.IDLE, Phase.PAUSED)
     rollout = state.rollout if is_shown else None
     evidence = _evidence(state)
-    candidate = rollout.candidate if rollout and state.is_judging else None
+    candidates = rollout.live if rollout and state.is_judging else ()
     return Report(
         model=state.model,
         time=state.clock,
@@ -49,34 +51,39 @@ def report(policy: Policy, state: State) -> Report:
         cause=state.said.cause,
         reason=state.said.reason,
         champion=state.champion,
-        candidate=candidate,
+        candidate=candidates[0] if candidates else None,
+        candidates=candidates,
         queue=state.queue,
-        arms=_arms(state, evidence),
-        lift={evidence.candidate.arm: evidence.lift} if evidence else {},
-        health=_health(state),
+        arms=_arms(policy, state, evidence),
+        lift={seen.candidate.arm: seen.lift for seen in evidence},
+        segments=dict(state.split.segments),
+        health=_health(policy, state),
         rejected=dict(sorted(state.rejected.items())),
     )
 
 
-def _arms(state: State, evidence: CandidateEvidence | None) -> tuple[ArmReport, ...]:
+def _arms(
+    policy: Policy, state: State, evidence: Sequence[CandidateEvidence]
+) -> tuple[ArmReport, ...]:
     names = sorted(set(state.arms) | {state.champion}, key=lambda arm: (arm != state.champion, arm))
-    return tuple(_arm(state, evidence, arm) for arm in names)
+    return tuple(_arm(policy, state, evidence, arm) for arm in names)
 
 
-def _arm(state: State, evidence: CandidateEvidence | None, arm: str) -> ArmReport:
+def _arm(
+    policy: Policy, state: State, evidence: Sequence[CandidateEvidence], arm: str
+) -> ArmReport:
     i = state.arms.index(arm) if arm in state.arms else -1
-    counts = state.totals
-    summary = _summary(state, evidence, arm, i)
+    summary = _summary(policy, state, evidence, arm)
     return ArmReport(
         arm=arm,
         role=Role.CHAMPION if arm == state.champion else Role.CANDIDATE,
         weight=state.split.weights.get(arm, 0),
         weight_in_force=state.in_force.get(arm, 0),
-        exposures=_at(counts.exposures, i),
-        outcomes=_at(counts.outcomes, i),
-        pending=_at(state.join.pending, i),
-        rewards=_at(state.join.joined, i),
-        errors=_at(counts.errors, i),
+        exposures=_at(state.totals.exposures, i),
+        outcomes=_at(state.sums[0].outcomes, i),
+        pending=_at(state.joins[0].pending, i),
+        rewards=_at(state.joins[0].joined, i),
+        errors=_at(state.totals.errors, i),
         units=summary.n,
         mean=summary.mean,
         interval=summary.interval,
@@ -88,66 +95,121 @@ def _at(counts: Int, i: int) -> int:
     return int(counts[i]) if 0 <= i < len(counts) else 0
 
 
-def _summary(state: State, evidence: CandidateEvidence | None, arm: str, i: int) -> ArmSummary:
-    """The rollout's figures for its two arms while it is on, else those of all outcomes."""
-    if evidence is not None and state.is_judging:
-        for summary in (evidence.champion, evidence.candidate):
+def _summary(
+    policy: Policy, state: State, evidence: Sequence[CandidateEvidence], arm: str
+) -> ArmSummary:
+    """The rollout's figures for its arms while it is on, else those of all outcomes."""
+    if evidence and state.is_judging:
+        for summary in (evidence[0].champion, *(seen.candidate for seen in evidence)):
             if summary.arm == arm:
                 return summary
-    n, total = (int(state.totals.outcomes[i]), float(state.totals.value[i])) if i >= 0 else (0, 0.0)
-    high = state.spec.high if state.spec else 1.0
-    interval = arm_interval(n, total / high, INTERVAL_ALPHA)
-    scaled = (interval[0] * high, interval[1] * high) if interval else None
-    return ArmSummary(arm, n, total, total / n if n else None, scaled, 0, 0)
+    i = state.arms.index(arm) if arm in state.arms else -1
+    sums = state.sums[0]
+    n, total = (int(sums.outcomes[i]), float(sums.value[i])) if i >= 0 else (0, 0.0)
+    low, high = policy.spec.reward.range
+    interval = None
+    if n and policy.spec.reward.is_binary:
+        ends = arm_interval(n, (total - n * low) / (high - low), INTERVAL_ALPHA)
+        interval = (
+            None if ends is None else (low + ends[0] * (high - low), low + ends[1] * (high - low))
+        )
+    return ArmSummary(arm, n, total, total / n if n else None, interval, 0, 0)
 
 
-def _evidence(state: State) -> CandidateEvidence | None:
-    rollout = state.rollout
-    if rollout is None or state.estimators is None or state.spec is None:
-        return None
-    return estimate.evidence(state.spec, state.estimators, rollout.champion, rollout.candidate)
+def _evidence(state: State) -> tuple[CandidateEvidence, ...]:
+    """What is known of the candidates that are in, or, at rest, were in at the end."""
+    live = state.rollout.live if state.rollout is not None else ()
+    return tuple(seen for seen in evidence_of(state) if seen.candidate.arm in live)
 
 
-def _health(state: State) -> dict[str, Json]:
-    ratio = estimate.health(state.estimators) if state.estimators else 0.0
+def _health(policy: Policy, state: State) -> dict[str, Json]:
     confirmed = state.in_force_epoch >= state.split.epoch
-    return {
-        "sample_ratio": "mismatch" if ratio >= math.log(SAMPLE_RATIO_THRESHOLD) else "ok",
-        "sample_ratio_evidence": rounded(math.exp(min(ratio, 700.0))),
+    health: dict[str, Json] = {
         "unattributed": state.unattributed,
         "split": "in force" if confirmed else "not yet confirmed by the router",
     }
+    if state.estimators is None or state.spec is None:
+        return {"sample_ratio": "ok", "sample_ratio_evidence": 1.0, **health}
+    seen = signals(policy, state)
+    ratio = max(seen.log_exposures, seen.log_outcomes, seen.log_dropped)
+    health |= {
+        "sample_ratio": "mismatch" if ratio >= -math.log(SAMPLE_RATIO_ALPHA) else "ok",
+        "sample_ratio_evidence": rounded(math.exp(min(ratio, 700.0))),
+        "silent_s": rounded(seen.silent_s),
+    }
+    if seen.join_fall is not None:
+        now, before = seen.join_fall
+        health["join_rate"] = {"now": rounded(now), "before": rounded(before)}
+    return health
 
 
-def evidence_summary(state: State) -> dict[str, Json]:
+def evidence_summary(policy: Policy, state: State) -> dict[str, Json]:
     """What a decision rests on, as JSON: rounded to `SIGNIFICANT` digits."""
     evidence = _evidence(state)
-    if evidence is None:
+    if not evidence or state.estimators is None or state.spec is None:
         return {}
-    return {
-        "champion": _arm_summary(evidence.champion),
-        "candidate": _arm_summary(evidence.candidate),
-        "lift": lift_document(evidence.lift),
-        "log_e": {
-            "harm": rounded(evidence.log_harm),
-            "superior": rounded(evidence.log_superior),
-            "noninferior": [rounded(value) for value in evidence.log_noninferior],
-            "errors": rounded(evidence.log_errors),
-            "shadow_errors": rounded(evidence.log_shadow_errors),
-            "sample_ratio": rounded(estimate.health(state.estimators) if state.estimators else 0.0),
+    health = estimate.health(state.spec, state.estimators)
+    first, *others = evidence
+    summary: dict[str, Json] = {
+        "champion": arm_document(first.champion),
+        **candidate_summary(first),
+        "sample_ratio": {
+            "exposures": rounded(health.log_exposures),
+            "outcomes": rounded(health.log_outcomes),
+            "dropped": rounded(health.log_dropped),
         },
-        "p_best": rounded(evidence.p_best),
-        "loss": rounded(evidence.loss),
+        "conditions": conditions(policy, state),
         "rejected": dict(sorted(state.rejected.items())),
         "unattributed": state.unattributed,
     }
+    if others:
+        summary["others"] = [candidate_summary(seen) for seen in others]
+    return summary
 
 
-def _arm_summary(summary: ArmSummary) -> dict[str, Json]:
+def candidate_summary(seen: CandidateEvidence) -> dict[str, Json]:
+    """What is known of one candidate, as JSON."""
+    return {
+        "candidate": arm_document(seen.candidate),
+        "lift": lift_document(seen.lift),
+        "risk": rounded(seen.risk),
+        "log_e": {
+            "harm": rounded(seen.log_harm),
+            "harm_fast": rounded(seen.log_harm_fast),
+            "superior": rounded(seen.log_superior),
+            "noninferior": [rounded(value) for value in seen.log_noninferior],
+        },
+        "guardrails": [guard_document(guard) for guard in seen.guards],
+        "shadow": guard_document(seen.shadow) if seen.shadow is not None else None,
+        "p_best": rounded(seen.p_best),
+        "loss": rounded(seen.loss),
+        "capped": rounded(seen.capped),
+    }
+
+
+def guard_document(guard: GuardEvidence) -> dict[str, Json]:
+    """What a guardrail saw, as JSON."""
+    return {
+        "metric": guard.metric,
+        "detail": guard.detail,
+        "champion": _or_none(guard.champion),
+        "candidate": _or_none(guard.candidate),
+        "max_increase": rounded(guard.max_increase),
+        "limit_ms": _or_none(guard.limit_ms),
+        "log_e": {"worse": rounded(guard.log_worse), "within": rounded(guard.log_within)},
+    }
+
+
+def _or_none(value: float | None) -> float | None:
+    return None if value is None else rounded(value)
+
+
+def arm_document(summary: ArmSummary) -> dict[str, Json]:
+    """What was seen of one arm, as JSON."""
     return {
         "arm": summary.arm,
         "n": summary.n,
-        "mean": None if summary.mean is None else rounded(summary.mean),
+        "mean": _or_none(summary.mean),
         "interval": None if summary.interval is None else [rounded(x) for x in summary.interval],
         "answers": summary.answers,
         "errors": summary.errors,
@@ -156,8 +218,10 @@ def _arm_summary(summary: ArmSummary) -> dict[str, Json]:
 
 def lift_document(lift: Lift) -> dict[str, Json]:
     """A lift as JSON; an end without bound is null."""
-    estimate_ = None if lift.estimate is None else rounded(lift.estimate)
-    return {"estimate": estimate_, "interval": [rounded(lift.lower), rounded(lift.upper)]}
+    return {
+        "estimate": _or_none(lift.estimate),
+        "interval": [rounded(lift.lower), rounded(lift.upper)],
+    }
 
 
 def rounded(value: float) -> float | None:
@@ -165,43 +229,23 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.{SIGNIFICANT}g}") if math.isfinite(value) else None
 
 
-def conditions(policy: Policy, state: State) -> list[dict[str, Json]]:
+def conditions(policy: Policy, state: State) -> list[Json]:
     """Each e-value that may move the rollout, with its threshold and what it would do."""
     situation = situated(policy, state) if state.is_judging else None
     if situation is None:
         return []
     stage = policy.spec.stages[situation.rollout.stage]
-    return [
-        {
-            "name": name,
-            "evidence": rounded(math.exp(min(log_e, 700.0))),
-            "threshold": rounded(1 / alpha),
-            "reached": log_e >= -math.log(alpha),
-            "then": then,
-        }
-        for name, log_e, alpha, then in _tests(stage, situation)
-    ]
+    return [condition_document(row) for row in all_conditions(stage, situation)]
 
 
-def _tests(stage: Stage, situation: Situation) -> list[tuple[str, float, float, str]]:
-    seen = situation.evidence
-    rows: list[tuple[str, float, float, str]] = []
-    error_share = ERROR_SHARE if situation.has_error_guardrail else 0.0
-    if stage.canary:
-        harm_alpha = stage.canary.false_rollback
-        log_e = seen.log_noninferior[situation.rollout.stage]
-        rows.append(("not worse by the margin", log_e, stage.canary.false_promotion, "promote"))
-    elif stage.ab:
-        harm_alpha = stage.ab.alpha
-        rows.append(("better", seen.log_superior, stage.ab.alpha, "promote"))
-    elif stage.thompson:
-        harm_alpha = 1 - stage.thompson.promote_probability
-        rows.append(("better", seen.log_superior, harm_alpha, "promote"))
-    else:
-        return [("more errors in the shadow", seen.log_shadow_errors, 0.01, "roll back")]
-    rows.append(("worse reward", seen.log_harm, (1 - error_share) * harm_alpha, "roll back"))
-    if error_share:
-        rows.append(("more errors", seen.log_errors, error_share * harm_alpha, "roll back"))
-    ratio = situation.health.log_sample_ratio
-    rows.append(("sample ratio mismatch", ratio, 1 / SAMPLE_RATIO_THRESHOLD, "hold"))
-    return rows
+def condition_document(condition: Condition) -> dict[str, Json]:
+    """One condition as JSON."""
+    return {
+        "candidate": condition.candidate,
+        "cause": condition.cause,
+        "name": condition.name,
+        "evidence": rounded(math.exp(min(condition.log_e, 700.0))),
+        "threshold": rounded(1 / condition.alpha),
+        "reached": condition.is_met,
+        "then": condition.then,
+    }

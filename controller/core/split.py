@@ -17,6 +17,11 @@ have several ranges. Where a candidate has grown onto its neighbour's anchor the
 ahead, and only then. A push never comes back to the arm that caused it, because it would have to
 travel a circle that holds more than BASIS places of candidates.
 
+A segment has weights of its own and everything else in common: the same circle, the same salt, the
+same anchors. So all of the above holds inside each segment, and where two segments give an arm the
+weights w <= w' (others' being equal), the units of the first are also those of the second. Whoever
+is in no segment, or in one that the split does not name, gets the pooled weights.
+
 Rejected: champion first and candidates after it in one row (a growing canary then moves every
 border behind it, and units change arms that had nothing to do with the change); rendezvous or
 `weight * hash` scores (PEERS: iter8's 90/10 became 94.4/5.6); rounding weights into percent (a
@@ -25,7 +30,8 @@ drained arm got traffic).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +39,11 @@ import xxhash
 
 from controller.core.model import BASIS, Split
 from controller.errors import InvariantError
+
+SEGMENT_LENGTH = 64
+"""The longest name of a segment, in characters; a longer value of the header is in no segment."""
+
+_SEGMENT = re.compile(rf"[^,\x00-\x1f\x7f]{{1,{SEGMENT_LENGTH}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +56,19 @@ class Range:
 
 
 def validate(split: Split) -> None:
-    """Raise InvariantError unless the split gives every unit exactly one arm."""
-    for arm, weight in split.weights.items():
-        if type(weight) is not int or weight < 0:
-            raise InvariantError(f"weight of {arm!r} is {weight!r}, not basis points from 0 up")
-    if (total := sum(split.weights.values())) != BASIS:
-        raise InvariantError(f"weights sum to {total}, not {BASIS}: {split.weights}")
-    if split.champion not in split.weights:
-        raise InvariantError(f"champion {split.champion!r} is not among {sorted(split.weights)}")
+    """Raise InvariantError unless the split gives every unit of every segment exactly one arm."""
+    _validate_weights(split.weights, split.champion, "")
+    placed = {*split.weights, *split.anchors}
+    if split.segments and not split.segment_header:
+        raise InvariantError(f"segments {sorted(split.segments)} of no header")
+    for name, weights in split.segments.items():
+        if not 0 < len(name) <= SEGMENT_LENGTH:
+            raise InvariantError(
+                f"a segment is called {name!r}, not 1..{SEGMENT_LENGTH} characters"
+            )
+        _validate_weights(weights, split.champion, f"segment {name!r}: ")
+        if strange := sorted(set(weights) - placed):
+            raise InvariantError(f"segment {name!r}: no place for {strange} in {sorted(placed)}")
     if len(set(split.anchors)) != len(split.anchors):
         raise InvariantError(f"an arm has two anchors: {split.anchors}")
     for arm, share in split.mirror.items():
@@ -60,12 +76,36 @@ def validate(split: Split) -> None:
             raise InvariantError(f"mirror share of {arm!r} is {share!r}, not within 0..{BASIS}")
 
 
-def ranges(split: Split) -> tuple[Range, ...]:
+def _validate_weights(weights: Mapping[str, int], champion: str, where: str) -> None:
+    for arm, weight in weights.items():
+        if type(weight) is not int or weight < 0:
+            raise InvariantError(f"{where}weight of {arm!r} is {weight!r}, not basis points from 0")
+    if (total := sum(weights.values())) != BASIS:
+        raise InvariantError(f"{where}weights sum to {total}, not {BASIS}: {weights}")
+    if champion not in weights:
+        raise InvariantError(f"{where}champion {champion!r} is not among {sorted(weights)}")
+
+
+def is_segment(value: str) -> bool:
+    """Whether requests whose header has this value can be in a segment of their own.
+
+    Not those with a comma, which may be two values of a header that was sent twice.
+    """
+    return _SEGMENT.fullmatch(value) is not None
+
+
+def weights_of(split: Split, segment: str | None) -> Mapping[str, int]:
+    """The weights that a segment has; the pooled ones for no segment and for one never seen."""
+    return split.weights if segment is None else split.segments.get(segment, split.weights)
+
+
+def ranges(split: Split, segment: str | None = None) -> tuple[Range, ...]:
     """Who owns which places, in order, covering [0, BASIS); arms of weight 0 do not occur."""
     validate(split)
     owned: list[Range] = []
     place = 0
-    for part in sorted(_candidate_ranges(split), key=lambda part: part.start):
+    parts = _candidate_ranges(_candidates(split), weights_of(split, segment))
+    for part in sorted(parts, key=lambda part: part.start):
         if part.start > place:
             owned.append(Range(split.champion, place, part.start))
         owned.append(part)
@@ -82,26 +122,27 @@ def places(units: Sequence[str], salt: str) -> np.ndarray[tuple[int], np.dtype[n
     return np.fromiter((digest((salt + unit).encode()) % BASIS for unit in units), np.int64, count)
 
 
-def assign(split: Split, unit: str) -> str:
+def assign(split: Split, unit: str, segment: str | None = None) -> str:
     """The arm that the router gives this unit."""
-    return assign_many(split, [unit])[0]
+    return assign_many(split, [unit], segment)[0]
 
 
-def assign_many(split: Split, units: Sequence[str]) -> list[str]:
-    """The arm of each unit, in the order of `units`."""
-    owned = ranges(split)
+def assign_many(split: Split, units: Sequence[str], segment: str | None = None) -> list[str]:
+    """The arm of each unit of one segment, in the order of `units`."""
+    owned = ranges(split, segment)
     ends = np.array([part.end for part in owned], dtype=np.int64)
     owner = np.searchsorted(ends, places(units, split.salt), side="right")
     arms = [part.arm for part in owned]
     return [arms[index] for index in owner.tolist()]
 
 
-def propensity(split: Split, arm: str) -> float:
+def propensity(split: Split, arm: str, segment: str | None = None) -> float:
     """The probability, over salts or over requests without a unit, of being given `arm`."""
     validate(split)
-    if arm not in split.weights:
-        raise InvariantError(f"arm {arm!r} is not among {sorted(split.weights)}")
-    return split.weights[arm] / BASIS
+    weights = weights_of(split, segment)
+    if arm not in weights:
+        raise InvariantError(f"arm {arm!r} is not among {sorted(weights)}")
+    return weights[arm] / BASIS
 
 
 def _candidates(split: Split) -> tuple[str, ...]:
@@ -111,10 +152,9 @@ def _candidates(split: Split) -> tuple[str, ...]:
     return (*named, *rest)
 
 
-def _candidate_ranges(split: Split) -> list[Range]:
+def _candidate_ranges(arms: Sequence[str], weights: Mapping[str, int]) -> list[Range]:
     """Each candidate's places; one that grows over the end of the circle goes on at its start."""
-    arms = _candidates(split)
-    widths = [split.weights.get(arm, 0) for arm in arms]
+    widths = [weights.get(arm, 0) for arm in arms]
     parts: list[Range] = []
     for arm, start, width in zip(arms, _starts(widths), widths, strict=True):
         begin, end = start % BASIS, start % BASIS + width

@@ -8,13 +8,16 @@ a state given to `engine.step` is used up by it, like a value that moved.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, make_dataclass, replace
-from typing import Any, get_type_hints
+from functools import partial
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
+from controller.core import strata
 from controller.core.decide.phases import IN_ROLLOUT, RESTING
 from controller.core.estimate import Estimators, EstimatorSpec
-from controller.core.join import Table
+from controller.core.estimate.health import JoinRate
+from controller.core.join import CovariateTable, Table
 from controller.core.model import (
     BASIS,
     EventBatch,
@@ -27,41 +30,43 @@ from controller.core.model import (
     Version,
 )
 from controller.core.policy import Policy
+from controller.core.strata import Strata
+
+Column = TypeVar("Column", Int, Float)
 
 
 @dataclass(frozen=True, slots=True)
-class Stratum:
-    """The split that an exposure was routed with: arm -> probability, at most 1 in all."""
+class KnownSplit:
+    """A split that exposures may name; `since` is when it came into force, event time."""
 
     epoch: int
-    shares: dict[str, float]
+    since: float
+    weights: dict[str, int]
+    segments: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Counts per arm over the life of the log; all arrays (n_arms,), indexed like `State.arms`.
 
-    exposures, errors, outcomes  int64: answered requests, failed ones, closed exposures
-    value                                float64: sum of the outcomes' values
+    exposures, errors  int64: answered requests, failed ones
     """
 
     exposures: Int
     errors: Int
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Closed exposures per arm over the life of the log, of one reward; all arrays (n_arms,).
+
+    outcomes       int64, how many
+    value, square  float64, sum of their values, and of the values' squares
+    """
+
     outcomes: Int
     value: Float
-
-    def grown(self, n_arms: int) -> Totals:
-        """The same counts with room for `n_arms` arms."""
-        missing = n_arms - len(self.exposures)
-        if not missing:
-            return self
-        more = np.zeros(missing, dtype=np.int64)
-        return Totals(
-            exposures=np.concatenate([self.exposures, more]),
-            errors=np.concatenate([self.errors, more]),
-            outcomes=np.concatenate([self.outcomes, more]),
-            value=np.concatenate([self.value, more.astype(np.float64)]),
-        )
+    square: Float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,25 @@ class Said:
     verdict: Verdict = Verdict.HOLD
     cause: str = ""
     reason: str = ""
+    candidate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """What the bandit thought when it was last asked: it is asked once per `update_every`.
+
+    at        event time
+    arms      the champion and the live candidates
+    best      P(best) of each of `arms`
+    losses    what promoting each of them loses on average, relative; 0 for the champion
+    segments  header value -> P(best) of each of `arms`
+    """
+
+    at: float
+    arms: tuple[str, ...]
+    best: tuple[float, ...]
+    losses: tuple[float, ...]
+    segments: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +103,27 @@ class State:
 
     offset         of the next event to fold; the events in `waiting` lie before it
     clock          time of the last tick, -inf before the first
+    joins, sums    of each reward, the policy's own first, then those of guardrails
+    covariates     what is known of units from before they came
     resume_phase   the phase to return to after `paused`
     paused_at      when the last pause began
     split          the split that is wanted; epoch 0 before the first
-    in_force       epoch -> weights last confirmed by the routers
-    strata, by_epoch  splits that exposures were routed with, and epoch -> index into them
+    in_force       weights last confirmed by the routers
+    known          epoch -> split, of those that exposures may still name
+    strata         chances of the present rollout's exposures
     arms           names behind the arm columns
+    segments       values of the segments' header that have a split of their own, oldest first
+    sightings      exposures of the rollout by header value, of those seen most
     spec           the estimators' settings, fixed when the rollout began
     recorded       (phase, cause) of the last decision that was recorded
     decisions      number of decisions recorded
     rejected       reason -> number of events that could not be used
     unattributed   exposures of the present rollout without a known split
     rewarded       closed exposures of the present rollout to which a reward was joined
+    joined         (1 + C,) float64, rewards joined in time in the present rollout, by its arms
+    steering       what the bandit thought last; None where none is running
+    join_rate      what share of the outcomes has a reward, now and before
+    last_exposure  time of the latest exposure, -inf before the first
     """
 
     model: str
@@ -99,7 +132,9 @@ class State:
     phase: Phase
     champion: str
     versions: dict[str, Version]
-    join: Table
+    joins: tuple[Table, ...]
+    sums: tuple[Sums, ...]
+    covariates: CovariateTable
     totals: Totals
     split: Split
     in_force_epoch: int = 0
@@ -111,9 +146,11 @@ class State:
     queue: tuple[str, ...] = ()
     rollout: Rollout | None = None
     rollouts: int = 0
-    strata: tuple[Stratum, ...] = ()
-    by_epoch: dict[int, int] = field(default_factory=dict)
+    known: dict[int, KnownSplit] = field(default_factory=dict)
+    strata: Strata = field(default_factory=partial(strata.none, 2))
     arms: tuple[str, ...] = ()
+    segments: tuple[str, ...] = ()
+    sightings: dict[str, int] = field(default_factory=dict)
     spec: EstimatorSpec | None = None
     estimators: Estimators | None = None
     decisions: int = 0
@@ -124,6 +161,10 @@ class State:
     rejected: dict[str, int] = field(default_factory=dict)
     unattributed: int = 0
     rewarded: int = 0
+    joined: Float = field(default_factory=partial(np.zeros, 2))
+    join_rate: JoinRate = field(default_factory=JoinRate)
+    last_exposure: float = float("-inf")
+    steering: Steering | None = None
     waiting: tuple[EventBatch, ...] = ()
 
     @property
@@ -136,6 +177,8 @@ class State:
 def initial(policy: Policy) -> State:
     """The state before the first event: the policy's champion serves everything."""
     champion = policy.spec.champion
+    rewards = 1 + len(policy.side_rewards)
+    none = np.zeros(0, dtype=np.int64)
     return State(
         model=policy.model,
         offset=0,
@@ -143,15 +186,27 @@ def initial(policy: Policy) -> State:
         phase=Phase.IDLE,
         champion=champion.version,
         versions={champion.version: Version(champion.version, champion.endpoints)},
-        join=Table(),
-        totals=_no_totals(),
+        joins=tuple(Table() for _ in range(rewards)),
+        sums=tuple(Sums(none, none.astype(float), none.astype(float)) for _ in range(rewards)),
+        covariates=CovariateTable(),
+        totals=Totals(none, none),
         split=Split(0, champion.version, {champion.version: BASIS}, salt=f"{policy.model}/0:"),
     )
 
 
-def _no_totals() -> Totals:
-    empty = np.zeros(0, dtype=np.int64)
-    return Totals(empty, empty, empty, empty.astype(np.float64))
+def with_rewards(policy: Policy, state: State) -> State:
+    """The state with a joiner for each reward of a policy that may have been edited since."""
+    wanted = 1 + len(policy.side_rewards)
+    if len(state.joins) == wanted:
+        return state
+    n_arms = len(state.arms)
+    zeros = np.zeros(n_arms)
+    new = [Sums(zeros.astype(np.int64), zeros, zeros) for _ in range(wanted)]
+    return replace(
+        state,
+        joins=(*state.joins[:wanted], *(Table() for _ in range(wanted - len(state.joins)))),
+        sums=(*state.sums[:wanted], *new[len(state.sums) :]),
+    )
 
 
 def with_arms(state: State, names: tuple[str, ...]) -> State:
@@ -159,29 +214,35 @@ def with_arms(state: State, names: tuple[str, ...]) -> State:
     new = tuple(dict.fromkeys(name for name in names if name not in state.arms))
     if not new:
         return state
-    arms = state.arms + new
-    return replace(state, arms=arms, totals=state.totals.grown(len(arms)))
-
-
-def with_stratum(state: State, epoch: int, shares: dict[str, float]) -> tuple[State, int]:
-    """The state with a stratum of these shares, and the stratum's index."""
-    stratum = Stratum(epoch, shares)
-    known = state.by_epoch.get(epoch)
-    if known is not None and state.strata[known] == stratum:
-        return state, known
-    if stratum in state.strata:
-        return state, state.strata.index(stratum)
-    return replace(state, strata=(*state.strata, stratum)), len(state.strata)
-
-
-def with_split(state: State, epoch: int, weights: dict[str, int]) -> State:
-    """The state in which `epoch` names these weights."""
-    shares = {arm: weight / BASIS for arm, weight in weights.items()}
-    state, index = with_stratum(state, epoch, shares)
+    more = len(new)
     return replace(
         state,
-        by_epoch={**state.by_epoch, epoch: index},
-        last_epoch=max(state.last_epoch, epoch),
+        arms=state.arms + new,
+        totals=Totals(_longer(state.totals.exposures, more), _longer(state.totals.errors, more)),
+        sums=tuple(
+            Sums(_longer(s.outcomes, more), _longer(s.value, more), _longer(s.square, more))
+            for s in state.sums
+        ),
+    )
+
+
+def _longer(column: Column, more: int) -> Column:
+    return np.concatenate([column, np.zeros(more, column.dtype)])
+
+
+KNOWN_S = 600.0
+"""How long beyond the grace a split that was followed by another is still known."""
+
+
+def with_split(state: State, known: KnownSplit, *, grace_s: float) -> State:
+    """The state in which the epoch names this split; those that nobody can name are forgotten."""
+    oldest = state.clock - grace_s - KNOWN_S
+    splits = sorted((state.known | {known.epoch: known}).values(), key=lambda k: k.epoch)
+    ends = [later.since for later in splits[1:]] + [float("inf")]
+    return replace(
+        state,
+        known={k.epoch: k for k, end in zip(splits, ends, strict=True) if end >= oldest},
+        last_epoch=max(state.last_epoch, known.epoch),
     )
 
 
@@ -189,8 +250,9 @@ def with_split(state: State, epoch: int, weights: dict[str, int]) -> State:
 
 
 def _image_class() -> type[Any]:
-    """`State` without what waits for its tick, and with the joiner's table as plain arrays."""
-    hints = get_type_hints(State) | {"join": dict[str, np.ndarray]}
+    """`State` without what waits for its tick, and with the joiners' tables as plain arrays."""
+    arrays = dict[str, np.ndarray]
+    hints = get_type_hints(State) | {"joins": tuple[arrays, ...], "covariates": arrays}
     names = [f.name for f in fields(State) if f.name != "waiting"]
     return make_dataclass("Image", [(n, hints[n]) for n in names], frozen=True, slots=True)
 
@@ -203,10 +265,14 @@ def image(state: State) -> Any:
     """The state as a value that can be written down; events that wait are read again."""
     values = {f.name: getattr(state, f.name) for f in fields(IMAGE)}
     offset = state.waiting[0].start if state.waiting else state.offset
-    return IMAGE(**values | {"offset": offset, "join": state.join.to_arrays()})
+    joins = tuple(table.to_arrays() for table in state.joins)
+    covariates = state.covariates.to_arrays()
+    return IMAGE(**values | {"offset": offset, "joins": joins, "covariates": covariates})
 
 
 def revived(snapshot: Any) -> State:
     """The state behind an `image`; it goes on exactly as the one that was written down."""
     values = {f.name: getattr(snapshot, f.name) for f in fields(IMAGE)}
-    return State(**values | {"join": Table.from_arrays(snapshot.join)})
+    joins = tuple(Table.from_arrays(arrays) for arrays in snapshot.joins)
+    covariates = CovariateTable.from_arrays(snapshot.covariates)
+    return State(**values | {"joins": joins, "covariates": covariates})

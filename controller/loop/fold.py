@@ -18,14 +18,13 @@ from controller.core import engine
 from controller.core.model import (
     Decision,
     Effect,
-    Json,
     KeepRejected,
     Rejected,
     Report,
     SetSplit,
 )
 from controller.core.policy import Policy, digest, parse
-from controller.core.report import conditions, report
+from controller.core.report import report
 from controller.core.state import IMAGE, State, image, initial, revived
 from controller.errors import InvariantError
 from controller.ledger import AdoptedPolicy, Ledger
@@ -54,7 +53,7 @@ class Turned:
 
     decisions: tuple[Decision, ...]
     report: Report
-    conditions: tuple[dict[str, Json], ...]
+    policy: Policy
     state: State
 
 
@@ -79,9 +78,7 @@ class Fold:
         state, decisions = self._folded(self.policy, state)
         self._close_effects(state)
         self._state = state
-        return Turned(
-            decisions, report(self.policy, state), tuple(conditions(self.policy, state)), state
-        )
+        return Turned(decisions, report(self.policy, state), self.policy, state)
 
     def snapshot(self) -> None:
         """Write a snapshot now, so that the next start has nothing to fold."""

@@ -27,7 +27,7 @@ from typing import Protocol
 import structlog
 
 from controller.core.decide.phases import ACTIVE
-from controller.core.model import Json
+from controller.core.model import Json, Split
 from controller.core.state import State
 from controller.errors import InvariantError, Retryable, UnderstudyError
 from controller.ledger import Ledger
@@ -237,7 +237,7 @@ class Wheel:
         state = self._states.get(model)
         if state is None or model in self._restless or model in self.troubles:
             return True
-        is_waiting = bool(state.join.pending.any()) or state.phase in ACTIVE
+        is_waiting = any(t.pending.any() for t in state.joins) or state.phase in ACTIVE
         unsettled = state.in_force_epoch < state.split.epoch
         return is_waiting or unsettled or now - self._ticked[model] >= IDLE_TICK_S
 
@@ -260,11 +260,7 @@ class Wheel:
         accepted = await self._router.confirmed(CONFIRM_S)
         now = self._clock()
         lines = {
-            model: [
-                codec.split_line(
-                    model, time=now, epoch=wanted[model], weights=self._states[model].split.weights
-                )
-            ]
+            model: [_split_line(model, now, self._states[model].split)]
             for model in unconfirmed
             if accepted.get(model) == wanted[model]
         }
@@ -279,7 +275,7 @@ class Wheel:
         state = self._states[model]
         arms = {state.champion, *state.split.weights, *state.split.mirror}
         if state.rollout is not None:
-            arms |= {state.rollout.champion, state.rollout.candidate}
+            arms |= set(state.rollout.arms)
         return RoutedModel(
             name=model,
             route=self._folds[model].policy.spec.route,
@@ -309,3 +305,10 @@ class Wheel:
         log.error("holding", model=model, reason=sentence, exc_info=exc if is_bug else None)
         self.troubles[model] = sentence
         self._worried()
+
+
+def _split_line(model: str, now: float, split: Split) -> bytes:
+    """What the log says of a split that is in force from now on."""
+    return codec.split_line(
+        model, time=now, epoch=split.epoch, weights=split.weights, segments=split.segments
+    )

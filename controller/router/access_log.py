@@ -3,10 +3,11 @@ r"""The access log: one line of Envoy -> one exposure event. Both ends of the fo
 A line is made of fields between unit separators (0x1f), in this order:
 
     time (epoch s, us) | exposure or shadow | route | cluster | status | time to last byte (us)
-    | response flags | gRPC status | request id | NAME=value of every unit header, bounded
+    | response flags | gRPC status | request id | NAME=value of unit and segment headers, bounded
 
-The route is `model 0x1e epoch 0x1e source of the unit`, written by our own configuration, so a line
-says all about itself: neither history nor policy is needed to read it. What a client controls
+The route is `model 0x1e epoch 0x1e source of the unit`, and `0x1e source of the segment` where the
+request is in a segment. Our own configuration writes it, so a line says all about itself: neither
+history nor policy is needed to read it. What a client controls
 stands last and bounded; it cannot hold a separator, because HTTP allows no control characters in
 header values and Envoy refuses requests that have them (a test forges them all).
 
@@ -21,6 +22,14 @@ Which line is what:
 Times to the last byte are microseconds in the log and become milliseconds. The propensity is left
 out: the epoch names the split. Units longer than UNIT_LENGTH bytes are cut, which is far beyond any
 id; bytes that are not UTF-8 are written as `\xNN`.
+
+Which segment a request is in is judged by the route that Envoy chose, because the log does not show
+what Envoy compared: of a header that was sent twice it logs the first value, and may have compared
+another. So the name of a route that matched a segment says the segment itself (`value:de`). Where
+the name says `header:x-country`, no segment with weights matched, and the logged value is one that
+the split does not know. A value that no route could match is in no segment: an empty one, one with
+a comma (it may be two values), one of more than SEGMENT_LENGTH characters. The log has room for one
+byte more than the longest segment takes, so a value that was cut is too long.
 """
 
 from __future__ import annotations
@@ -29,14 +38,18 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
+from controller.core.split import SEGMENT_LENGTH, is_segment
 from controller.errors import EventError
 
 UNIT_LENGTH = 128
 COOKIES_LENGTH = 4096
+SEGMENT_BYTES = 4 * SEGMENT_LENGTH + 1
+"""One more than the longest segment takes in UTF-8."""
+
 _FIELD = "\x1f"
 _PART = "\x1e"
 _FIXED = 9
@@ -75,6 +88,7 @@ GRPC_TO_HTTP = {
 }
 """google.rpc.Code -> HTTP, as google/rpc/code.proto maps them (2 and 15 are server errors)."""
 
+_Reader: TypeAlias = Callable[[list[bytes]], "str | None"]
 _BROKEN = frozenset({b"UC", b"UR", b"UPE", b"UT", b"SI", b"LR", b"OM"})
 
 
@@ -90,6 +104,7 @@ class Exposure(msgspec.Struct, omit_defaults=True):
     epoch: int = -1
     status: int = -1
     latency_ms: float | None = None
+    segment: str | None = None
 
 
 @dataclass(slots=True)
@@ -109,19 +124,26 @@ class Decoded:
 # --- writing ----------------------------------------------------------------------------------
 
 
-def route_name(model: str, epoch: int, source: str) -> str:
-    """What a route is called; `source` is where its unit stands, empty where there is none."""
-    return _PART.join((model, str(epoch), source))
+def route_name(model: str, epoch: int, unit: str, segment: str = "") -> str:
+    """What a route is called; `unit` and `segment` are where these stand, empty for nowhere.
+
+    `unit` is `header:NAME` or `cookie:NAME`; `segment` is `header:NAME` or `value:SEGMENT`.
+    """
+    parts = (model, str(epoch), unit)
+    return _PART.join((*parts, segment) if segment else parts)
 
 
-def log_format(kind: Literal["exposure", "shadow"], units: Sequence[str]) -> str:
-    """Envoy's format of a line; `units` are all sources of units, of every model."""
-    written = [_FORMAT.format(kind=kind)]
-    headers = sorted({each.removeprefix("header:") for each in units if each.startswith("header:")})
-    written += [f"{name}=%REQ({name}):{UNIT_LENGTH}%" for name in headers if name != "cookie"]
-    if any(each.startswith("cookie:") for each in units):
-        written.append(f"cookie=%REQ(cookie):{COOKIES_LENGTH}%")
-    return _FIELD.join(written) + "\n"
+def log_format(
+    kind: Literal["exposure", "shadow"], units: Sequence[str], segments: Sequence[str] = ()
+) -> str:
+    """Envoy's format of a line, for all sources of units and headers of segments of every model."""
+    bounds = dict.fromkeys(segments, SEGMENT_BYTES)
+    for each in units:
+        place, _, name = each.partition(":")
+        header, bound = (name, UNIT_LENGTH) if place == "header" else ("cookie", COOKIES_LENGTH)
+        bounds[header] = max(bound, bounds.get(header, 0))
+    last = [f"{name}=%REQ({name}):{bound}%" for name, bound in sorted(bounds.items())]
+    return _FIELD.join((_FORMAT.format(kind=kind), *last)) + "\n"
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -153,17 +175,19 @@ def _event(line: bytes) -> Exposure | None:
         raise EventError("malformed", f"neither an exposure nor a shadow: {kind!r}")
     if not route:
         return None
-    model, epoch, unit_of = _route(route)
+    model, epoch, unit_of, segment_of = _route(route)
+    last = fields[_FIXED:]
     return Exposure(
         "exposure" if kind == b"exposure" else "shadow",
         float(time),
         model,
         request_id.decode("ascii"),
-        unit_of(fields[_FIXED:]),
+        unit_of(last),
         _arm(cluster, model),
         epoch,
         int(status) if flags == b"-" and not grpc_status else _status(status, flags, grpc_status),
         int(latency_us) / 1000 if latency_us else None,
+        segment_of(last),
     )
 
 
@@ -175,38 +199,60 @@ def _arm(cluster: bytes, model: str) -> str:
     return name[len(model) + 1 :]
 
 
-@lru_cache(maxsize=1024)
-def _route(route: bytes) -> tuple[str, int, Callable[[list[bytes]], str | None]]:
-    """Model, epoch, and how to find the unit among the last fields."""
-    parts = route.decode("ascii").split(_PART)
-    if len(parts) != 3:
-        raise EventError("malformed", f"the name of a route has {len(parts)} parts, not 3")
-    model, epoch, source = parts
-    return model, int(epoch), _unit_reader(source)
+@lru_cache(maxsize=4096)
+def _route(route: bytes) -> tuple[str, int, _Reader, _Reader]:
+    """Model, epoch, and how to find unit and segment among the last fields."""
+    parts = route.decode().split(_PART)
+    if len(parts) not in {3, 4}:
+        raise EventError("malformed", f"the name of a route has {len(parts)} parts, not 3 or 4")
+    model, epoch, unit = parts[:3]
+    return model, int(epoch), _unit_reader(unit), _segment_reader(*parts[3:])
 
 
-def _unit_reader(source: str) -> Callable[[list[bytes]], str | None]:
+def _unit_reader(source: str) -> _Reader:
     place, _, name = source.partition(":")
     if not source:
         return lambda _fields: None
-    start = b"cookie=" if place == "cookie" else name.encode() + b"="
-    width = len(start)
+    if place == "header":
+        value_of = _value_reader(name)
+        return lambda fields: _text(value_of(fields)[:UNIT_LENGTH])
+    cookies_of = _value_reader("cookie")
     pair = re.compile(rb"(?:.*?;\s*)??" + re.escape(name.encode()) + rb"=([^;]+)")
 
-    def read(fields: list[bytes]) -> str | None:
-        for each in fields:
-            if each.startswith(start):
-                return _text(each[width:])
-        raise EventError("malformed", f"the line lacks {source}, which its route names")
-
     def read_cookie(fields: list[bytes]) -> str | None:
+        found = pair.match(cookies_of(fields))
+        return _text(found[1][:UNIT_LENGTH]) if found else None
+
+    return read_cookie
+
+
+def _segment_reader(source: str = "") -> _Reader:
+    place, _, name = source.partition(":")
+    if place != "header":
+        return lambda _fields: name or None
+    value_of = _value_reader(name)
+
+    def read(fields: list[bytes]) -> str | None:
+        try:
+            value = value_of(fields).decode()
+        except UnicodeDecodeError:
+            return None  # cut within a character, or in the UTF-8 that only Envoy accepts
+        return value if is_segment(value) else None
+
+    return read
+
+
+def _value_reader(name: str) -> Callable[[list[bytes]], bytes]:
+    start = name.encode() + b"="
+    width = len(start)
+
+    def read(fields: list[bytes]) -> bytes:
         for each in fields:
             if each.startswith(start):
-                found = pair.match(each, width)
-                return _text(found[1][:UNIT_LENGTH]) if found else None
-        raise EventError("malformed", f"the line lacks {source}, which its route names")
+                return each[width:]
+        raise EventError("malformed", f"the line lacks the header {name}, which its route names")
 
-    return read_cookie if place == "cookie" else read
+    return read
 
 
 def _text(value: bytes) -> str | None:

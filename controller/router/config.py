@@ -29,8 +29,6 @@ from envoy.extensions.upstreams.http.v3 import (
 )
 from google.protobuf.message import Message
 
-from controller.router.access_log import log_format
-
 SHADOW_HEADER = "x-understudy-shadow"
 """Names the arm that a mirrored request is for; lives between the two listeners only."""
 
@@ -130,11 +128,9 @@ def _is_ip(host: str) -> bool:
 # --- listeners --------------------------------------------------------------------------------
 
 
-def listener(
-    name: str, address: dict[str, Any], *, log_path: str, units: Sequence[str]
-) -> dict[str, Any]:
+def listener(name: str, address: dict[str, Any], *, log_path: str, log_line: str) -> dict[str, Any]:
     """A listener whose routes come by RDS under its own name; `shadow` is the inner one."""
-    manager = _connection_manager(name, log_path=log_path, units=units)
+    manager = _connection_manager(name, log_path=log_path, log_line=log_line)
     return {
         "name": name,
         "address": address,
@@ -142,14 +138,13 @@ def listener(
     }
 
 
-def _connection_manager(name: str, *, log_path: str, units: Sequence[str]) -> dict[str, Any]:
+def _connection_manager(name: str, *, log_path: str, log_line: str) -> dict[str, Any]:
     is_public = name != "shadow"
-    line = log_format("exposure" if is_public else "shadow", units)
     log = {
         "@type": f"{_TYPE}access_loggers.file.v3.FileAccessLog",
         "path": log_path,
         "log_format": {
-            "text_format_source": {"inline_string": line},
+            "text_format_source": {"inline_string": log_line},
             "omit_empty_values": True,
         },
     }
@@ -215,6 +210,17 @@ def unit_rules(source: str, salt: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def _hashed(name: str, pattern: str, substitution: str) -> dict[str, Any]:
     rewrite = {"pattern": {"regex": pattern}, "substitution": substitution}
     return {"header": {"header_name": name, "regex_rewrite": rewrite}}
+
+
+def segment_matcher(header: str, segment: str | None) -> dict[str, Any]:
+    """Matches requests of this segment; for None, of any segment that there may be.
+
+    Of a header that was sent twice, Envoy compares each value, and one that fits is enough; with
+    `match_headers_individually` off, as it was before 1.40, it compares them joined by commas.
+    """
+    if segment is None:
+        return {"name": header, "string_match": {"safe_regex": {"regex": "[^,]+"}}}
+    return {"name": header, "string_match": {"exact": segment}}
 
 
 def mirror(arm_cluster: str, share_bp: int) -> dict[str, Any]:

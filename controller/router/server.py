@@ -35,7 +35,8 @@ from typing import Any
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 
-from controller.errors import InvariantError, Permanent
+from controller.errors import Permanent
+from controller.router.memory import remember, remembered
 from controller.router.snapshot import (
     CDS,
     EDS,
@@ -43,9 +44,7 @@ from controller.router.snapshot import (
     RDS,
     Snapshot,
     check,
-    dump,
     eds_names,
-    load,
     union,
 )
 
@@ -91,7 +90,7 @@ class ControlPlane:
 
     def __init__(self, *, memory: Path | None = None) -> None:
         self._memory = memory
-        self._present = self._accepted = _remembered(memory)
+        self._present = self._accepted = remembered(memory)
         self._nodes: set[_NodeKey] = set()
         self._changed = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
@@ -211,7 +210,7 @@ class ControlPlane:
     async def _accept(self, target: Snapshot) -> None:
         if self._present is target and self._accepted is not target:
             self._accepted = target
-            _remember(self._memory, target)
+            remember(self._memory, target)
         await self._notify()
 
     async def _refused(self, node: _Node, target: Snapshot, refusal: _RefusedError) -> None:
@@ -355,19 +354,3 @@ async def _until(node: _Node, is_so: Any) -> None:
     while not is_so():
         node.changed.clear()
         await node.changed.wait()
-
-
-def _remembered(memory: Path | None) -> Snapshot | None:
-    """The snapshot of the last run; one that cannot be read is as good as none."""
-    try:
-        return load(memory.read_bytes()) if memory is not None else None
-    except (FileNotFoundError, InvariantError):
-        return None
-
-
-def _remember(memory: Path | None, snapshot: Snapshot) -> None:
-    if memory is None:
-        return
-    fresh = memory.with_suffix(".new")
-    fresh.write_bytes(dump(snapshot))
-    fresh.replace(memory)

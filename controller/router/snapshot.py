@@ -10,6 +10,8 @@ Invariants of what is built:
     an arm's places in `core.split.ranges` = its entries in `weighted_clusters`, in the same order
     a request of a unit is routed by xxh64(salt + unit) % 10 000; a request without one at random
     a route's name says model, epoch and where the unit stands, so a log line needs no history
+    a request in segment s is routed by `weights_of(split, s)`, and its log line names s; in no
+        segment, by the pooled weights, and its line names none
     a cluster exists for every arm that is known, also for those that get nothing
 
 A model is two routes where it declares a unit: the first matches requests that carry the unit (not
@@ -17,18 +19,22 @@ empty) and hashes it; the second takes the rest, each of which is its own unit. 
 an empty header (what many clients send for "not logged in") would be hashed, and everybody who is
 not logged in would land on one arm.
 
+Where the split declares a header of segments there are these routes once for each segment that has
+weights, then once with the pooled weights for requests that are in some other segment, and once
+more for those that are in none. The last two differ in what the log says: a segment is learnt from
+the exposures that name it. The first route that fits counts, so a request whose header was sent
+twice is in one segment, and its log line says in which.
+
 The resources are written as the dictionaries of Envoy's own documentation and parsed into protobuf,
 which refuses unknown fields; `config` holds those that do not depend on splits.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import xxhash
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
@@ -39,10 +45,10 @@ from google.protobuf.message import Message
 
 from controller.core.model import Split
 from controller.core.policy import Route
-from controller.core.split import ranges
+from controller.core.split import is_segment, ranges
 from controller.errors import InvariantError
 from controller.router import config
-from controller.router.access_log import route_name
+from controller.router.access_log import log_format, route_name
 
 CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 EDS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -51,7 +57,7 @@ RDS = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 TYPES = (CDS, EDS, LDS, RDS)
 """In the order in which they are sent: what is pointed to before what points."""
 
-_MESSAGES: dict[str, type[Message]] = {
+MESSAGES: dict[str, type[Message]] = {
     CDS: cluster_pb2.Cluster,
     EDS: endpoint_pb2.ClusterLoadAssignment,
     LDS: listener_pb2.Listener,
@@ -73,7 +79,8 @@ class RoutedModel:
 
     def arms(self) -> tuple[str, ...]:
         """Every arm that has a cluster, sorted."""
-        return tuple(sorted({*self.split.weights, *self.endpoints, *self.split.mirror}))
+        weighted = {arm for weights in self.split.segments.values() for arm in weights}
+        return tuple(sorted({*self.split.weights, *weighted, *self.endpoints, *self.split.mirror}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,34 +163,6 @@ def union(old: Snapshot, new: Snapshot) -> Snapshot:
     return of_resources(resources, new.epochs)
 
 
-def dump(built: Snapshot) -> bytes:
-    """The snapshot as a document, to be kept over a restart."""
-    resources = {
-        kind: {
-            name: base64.b64encode(message.SerializeToString(deterministic=True)).decode()
-            for name, message in named.items()
-        }
-        for kind, named in built.resources.items()
-    }
-    return msgspec.json.encode({"epochs": dict(built.epochs), "resources": resources})
-
-
-def load(document: bytes) -> Snapshot:
-    """The snapshot that `dump` wrote; raises InvariantError when it is not one."""
-    try:
-        tree = msgspec.json.decode(document)
-        resources = {
-            kind: {
-                name: _MESSAGES[kind].FromString(base64.b64decode(text))
-                for name, text in tree["resources"][kind].items()
-            }
-            for kind in TYPES
-        }
-        return of_resources(resources, tree["epochs"])
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise InvariantError(f"not a stored snapshot: {exc}") from exc
-
-
 def _refuse_twins(models: Sequence[RoutedModel]) -> None:
     owners: dict[str, str] = {}
     for model in models:
@@ -230,15 +209,13 @@ def _listeners(
     would be one more thing to be warmed before the first mirrored request.
     """
     units = sorted({source for model in models if (source := _unit_source(model.route))})
+    segments = sorted({header for model in models if (header := _segment_header(model.split))})
     public = {"socket_address": {"address": listener.host, "port_value": listener.port}}
+    line, shadow_line = log_format("exposure", units, segments), log_format("shadow", units)
+    inner = {"pipe": {"path": listener.shadow_socket}}
     listeners = [
-        config.listener("router", public, log_path=listener.log_path, units=units),
-        config.listener(
-            "shadow",
-            {"pipe": {"path": listener.shadow_socket}},
-            log_path=listener.log_path,
-            units=units,
-        ),
+        config.listener("router", public, log_path=listener.log_path, log_line=line),
+        config.listener("shadow", inner, log_path=listener.log_path, log_line=shadow_line),
     ]
     routes = [
         _route_table("router", [route for model in models for route in _routes(model)]),
@@ -261,47 +238,90 @@ def _unit_source(route: Route) -> str:
     return f"cookie:{route.unit.cookie}"
 
 
+def _segment_header(split: Split) -> str:
+    """The header that names the segment, as Envoy writes it; empty for none."""
+    return split.segment_header.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class _Audience:
+    """Requests that are routed by one set of weights.
+
+    segment  whose weights; None for the pooled ones
+    header   what names their segment; empty where they are in none
+    """
+
+    segment: str | None = None
+    header: str = ""
+
+    def matchers(self) -> list[dict[str, Any]]:
+        return [config.segment_matcher(self.header, self.segment)] if self.header else []
+
+    def source(self) -> str:
+        """Where their log line has the segment from: the name of the route, or the header."""
+        if self.segment is not None:
+            return f"value:{self.segment}"
+        return f"header:{self.header}" if self.header else ""
+
+
+def _audiences(split: Split) -> list[_Audience]:
+    """Whoever is in a segment with weights, in another one, in none: the first that fits counts."""
+    header = _segment_header(split)
+    if not header:
+        return [_Audience()]
+    known = [_Audience(each, header) for each in sorted(split.segments) if is_segment(each)]
+    return [*known, _Audience(None, header), _Audience()]
+
+
 def _routes(model: RoutedModel) -> list[dict[str, Any]]:
-    """Requests with a unit, then those without one."""
+    """For each audience, requests with a unit, then those without one."""
     source = _unit_source(model.route)
-    prefix = {"prefix": model.route.prefix}
-    plain = _route(model, prefix, "", [])
-    if not source:
-        return [plain]
-    matcher, policy = config.unit_rules(source, model.split.salt)
-    return [_route(model, {**prefix, "headers": [matcher]}, source, [policy]), plain]
+    found: list[dict[str, Any]] = []
+    for audience in _audiences(model.split):
+        if source:
+            matcher, policy = config.unit_rules(source, model.split.salt)
+            found.append(_route(model, audience, source, (matcher, policy)))
+        found.append(_route(model, audience, "", None))
+    return found
 
 
 def _route(
-    model: RoutedModel, match: dict[str, Any], source: str, hash_policy: list[dict[str, Any]]
+    model: RoutedModel,
+    audience: _Audience,
+    source: str,
+    unit: tuple[dict[str, Any], dict[str, Any]] | None,
 ) -> dict[str, Any]:
-    arms = [
+    """One route; `unit` is who carries a unit, and how that is hashed."""
+    matchers = audience.matchers() + ([unit[0]] if unit else [])
+    return {
+        "name": route_name(model.name, model.split.epoch, source, audience.source()),
+        "match": {"prefix": model.route.prefix, "headers": matchers},
+        "metadata": _metadata(model, audience.segment),
+        "route": {
+            "weighted_clusters": {
+                "clusters": _arms(model, audience.segment),
+                "use_hash_policy": unit is not None,
+            },
+            "hash_policy": [unit[1]] if unit else [],
+            "request_mirror_policies": [
+                config.mirror(cluster_name(model.name, arm), share)
+                for arm, share in sorted(model.split.mirror.items())
+                if share > 0
+            ],
+            **config.timeouts(model.route.timeout),
+        },
+    }
+
+
+def _arms(model: RoutedModel, segment: str | None) -> list[dict[str, Any]]:
+    return [
         {
             "name": cluster_name(model.name, part.arm),
             "weight": part.end - part.start,
             "response_headers_to_add": [config.header("x-understudy-arm", part.arm)],
         }
-        for part in ranges(model.split)
+        for part in ranges(model.split, segment)
     ]
-    weighted: dict[str, Any] = {"clusters": arms}
-    if hash_policy:
-        weighted["use_hash_policy"] = True
-    mirrors = [
-        config.mirror(cluster_name(model.name, arm), share)
-        for arm, share in sorted(model.split.mirror.items())
-        if share > 0
-    ]
-    return {
-        "name": route_name(model.name, model.split.epoch, source),
-        "match": match,
-        "metadata": _metadata(model),
-        "route": {
-            "weighted_clusters": weighted,
-            "hash_policy": hash_policy,
-            "request_mirror_policies": mirrors,
-            **config.timeouts(model.route.timeout),
-        },
-    }
 
 
 def _shadow_routes(model: RoutedModel) -> list[dict[str, Any]]:
@@ -319,8 +339,10 @@ def _shadow_routes(model: RoutedModel) -> list[dict[str, Any]]:
     ]
 
 
-def _metadata(model: RoutedModel) -> dict[str, Any]:
+def _metadata(model: RoutedModel, segment: str | None = None) -> dict[str, Any]:
     fields = {"model": model.name, "epoch": str(model.split.epoch)}
+    if segment is not None:
+        fields["segment"] = segment
     return {"filter_metadata": {"understudy": fields}}
 
 
@@ -330,7 +352,7 @@ def _metadata(model: RoutedModel) -> dict[str, Any]:
 def _parsed(
     kind: str, written: Iterable[dict[str, Any]], *, key: str = "name"
 ) -> dict[str, Message]:
-    return {each[key]: ParseDict(each, _MESSAGES[kind]()) for each in written}
+    return {each[key]: ParseDict(each, MESSAGES[kind]()) for each in written}
 
 
 def _digest(messages: Iterable[Message]) -> str:

@@ -16,50 +16,49 @@ slower, and one bad line spoils it).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
-from operator import attrgetter
-from typing import Final, Literal, TypeAlias, TypeVar, assert_never
+from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 import numpy as np
 from xxhash import xxh64_intdigest
 
 from controller.core.model import (
-    CommandEvent,
-    ControlEvent,
+    Covariates,
     EventBatch,
     Exposures,
     Float,
     Int,
-    Json,
     Key,
-    Operation,
     Reason,
     Rejected,
     Rewards,
-    Role,
-    SplitEvent,
-    Tick,
-    Version,
-    VersionEvent,
+    key,
 )
 from controller.errors import EventError
+from controller.stream.control import (
+    ControlLine,
+    command_line,
+    control_event,
+    control_line,
+    split_line,
+    tick_line,
+    version_line,
+)
 from controller.stream.intake import intake
 from controller.stream.wire import (
     TYPES,
     UNREADABLE,
     WIRE,
     Canonical,
-    CommandLine,
+    Covariate,
     Event,
     Exposure,
     Reward,
     Shadow,
     SplitLine,
-    TickLine,
-    VersionLine,
     canonical,
 )
 
@@ -77,8 +76,8 @@ __all__ = [
 ]
 
 Others: TypeAlias = Literal["skip", "reject"]
-_Control: TypeAlias = SplitLine | VersionLine | CommandLine | TickLine
-_Columns = TypeVar("_Columns", Exposures, Rewards)
+_Kind = TypeVar("_Kind", bound=Event)
+_Columns = TypeVar("_Columns", Exposures, Rewards, Covariates)
 
 _CHUNK: Final = 2_048
 """Lines turned into columns in one go: few enough that their objects stay in the cache."""
@@ -117,11 +116,6 @@ def decode(
     return _joined(start, parts, tuple(index))
 
 
-def key(text: str) -> int:
-    """The uint64 under which columns carry a text: its xxh64 (seed 0), 0 for no text."""
-    return (xxh64_intdigest(text.encode()) or 1) if text else 0
-
-
 def _read(lines: Sequence[bytes]) -> Sequence[_Found]:
     try:
         return list(map(WIRE.decode, lines))
@@ -143,7 +137,7 @@ def _read_alone(line: bytes) -> _Found:
 def _ours(model: str, found: Sequence[_Found], others: Others) -> Sequence[_Found]:
     """The same, with other models' events put aside."""
     ours = {model, None}
-    if set(map(attrgetter("model"), found)) <= ours:
+    if {event.model for event in found} <= ours:
         return found
     return [e if e.model in ours else _stranger(model, e.model, others) for e in found]
 
@@ -158,6 +152,7 @@ def _part(start: int, found: Sequence[_Found], index: dict[str, int]) -> EventBa
     exposure_at, exposures = _of(Exposure, found, code)
     reward_at, rewards = _of(Reward, found, code)
     shadow_at, shadows = _of(Shadow, found, code)
+    covariate_at, covariates = _of(Covariate, found, code)
     rest = np.flatnonzero(code >= _FIRST_CONTROL).tolist()
     return EventBatch(
         start=start,
@@ -167,17 +162,19 @@ def _part(start: int, found: Sequence[_Found], index: dict[str, int]) -> EventBa
         rewards=_rewards(start + reward_at, rewards, index),
         shadows=_exposures(start + shadow_at, shadows, index),
         control=tuple(
-            _control(start + i, e) for i in rest if not isinstance(e := found[i], _Fault)
+            control_event(start + i, e) for i in rest if isinstance(e := found[i], ControlLine)
         ),
         rejected=tuple(
             Rejected(start + i, Reason.MALFORMED, e.detail)
             for i in rest
             if isinstance(e := found[i], _Fault) and e.detail is not None
         ),
+        covariates=_covariates(start + covariate_at, covariates) if covariates else None,
     )
 
 
 def _joined(start: int, parts: Sequence[EventBatch], names: tuple[str, ...]) -> EventBatch:
+    covariates = [part.covariates for part in parts if part.covariates is not None]
     return EventBatch(
         start=start,
         count=sum(part.count for part in parts),
@@ -187,6 +184,7 @@ def _joined(start: int, parts: Sequence[EventBatch], names: tuple[str, ...]) -> 
         shadows=_stacked([part.shadows for part in parts]),
         control=tuple(chain.from_iterable(part.control for part in parts)),
         rejected=tuple(chain.from_iterable(part.rejected for part in parts)),
+        covariates=_stacked(covariates) if covariates else None,
     )
 
 
@@ -197,173 +195,82 @@ def _stacked(parts: Sequence[_Columns]) -> _Columns:
     return kind(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(kind)))
 
 
-def _of(kind: type[Event], found: Sequence[_Found], code: Int) -> tuple[Int, list[_Found]]:
+def _of(kind: type[_Kind], found: Sequence[_Found], code: Int) -> tuple[Int, list[_Kind]]:
     at = np.flatnonzero(code == _CODE[kind])
-    return at, [found[i] for i in at.tolist()]
+    return at, cast("list[_Kind]", [found[i] for i in at.tolist()])
 
 
-def _exposures(offset: Int, events: Sequence[object], index: dict[str, int]) -> Exposures:
+def _exposures(offset: Int, events: Sequence[Exposure], index: dict[str, int]) -> Exposures:
     return Exposures(
         offset=offset,
-        time=_floats(events, "time"),
-        request=_keys(events, "request_id"),
-        unit=_keys(events, "unit"),
-        arm=_indices(events, "arm", index),
-        epoch=_ints(events, "epoch"),
-        propensity=_floats(events, "propensity"),
-        status=_ints(events, "status"),
-        latency_ms=_floats(events, "latency_ms"),
-        segment=np.full(len(events), -1),
+        time=_floats([e.time for e in events]),
+        request=_keys([e.request_id for e in events]),
+        unit=_keys([e.unit for e in events]),
+        arm=_indices([e.arm for e in events], index),
+        epoch=_ints([e.epoch for e in events]),
+        propensity=_floats([e.propensity for e in events]),
+        status=_ints([e.status for e in events]),
+        latency_ms=_floats([e.latency_ms for e in events]),
+        segment=_segments([e.segment for e in events], index),
     )
 
 
-def _rewards(offset: Int, events: Sequence[object], index: dict[str, int]) -> Rewards:
-    id_ = _keys(events, "id")
+def _rewards(offset: Int, events: Sequence[Reward], index: dict[str, int]) -> Rewards:
+    id_ = _keys([e.id for e in events])
     for at in np.flatnonzero(id_ == 0).tolist():
         id_[at] = _content_key(events[at])
     return Rewards(
         offset=offset,
-        time=_floats(events, "time"),
+        time=_floats([e.time for e in events]),
         id=id_,
-        request=_keys(events, "request_id"),
-        unit=_keys(events, "unit"),
-        name=_indices(events, "name", index),
-        value=_floats(events, "value"),
+        request=_keys([e.request_id for e in events]),
+        unit=_keys([e.unit for e in events]),
+        name=_indices([e.name for e in events], index),
+        value=_floats([e.value for e in events]),
     )
 
 
-def _content_key(event: object) -> int:
+def _covariates(offset: Int, events: Sequence[Covariate]) -> Covariates:
+    return Covariates(
+        offset=offset,
+        unit=_keys([e.unit for e in events]),
+        value=_floats([e.value for e in events]),
+    )
+
+
+def _content_key(event: Reward) -> int:
     """What identifies a reward without id: sent again, it is the same reward."""
-    assert isinstance(event, Reward)
     content = [event.request_id, event.unit, event.name, event.time, event.value]
     return xxh64_intdigest(msgspec.json.encode(content)) or 1
 
 
-def _floats(events: Sequence[object], field: str) -> Float:
-    return np.fromiter(map(attrgetter(field), events), np.float64, len(events))
+def _floats(values: list[float]) -> Float:
+    return np.fromiter(values, np.float64, len(values))
 
 
-def _ints(events: Sequence[object], field: str) -> Int:
-    return np.fromiter(map(attrgetter(field), events), np.int64, len(events))
+def _ints(values: list[int]) -> Int:
+    return np.fromiter(values, np.int64, len(values))
 
 
-def _keys(events: Sequence[object], field: str) -> Key:
+def _keys(texts: list[str]) -> Key:
     """`key` of every text, as a column."""
-    texts = map(str.encode, map(attrgetter(field), events))
-    keys = np.fromiter(map(xxh64_intdigest, texts), np.uint64, len(events))
+    digests = [xxh64_intdigest(text.encode()) for text in texts]
+    keys = np.fromiter(digests, np.uint64, len(texts))
     keys[keys == 0] = 1
     keys[keys == _EMPTY] = 0
     return keys
 
 
-def _indices(events: Sequence[object], field: str, index: dict[str, int]) -> Int:
-    names = list(map(attrgetter(field), events))
+def _indices(names: list[str], index: dict[str, int]) -> Int:
     for name in dict.fromkeys(names):
         index.setdefault(name, len(index))
     return np.fromiter(map(index.__getitem__, names), np.int64, len(names))
 
 
-def _control(offset: int, event: object) -> ControlEvent:
-    assert isinstance(event, _Control)
-    match event:
-        case SplitLine():
-            return SplitEvent(offset, event.time, event.epoch, event.weights)
-        case VersionLine():
-            return VersionEvent(
-                offset=offset,
-                time=event.time,
-                version=event.version,
-                role=event.role,
-                parent=event.parent,
-                endpoints=event.endpoints,
-                trained_at=event.trained_at,
-                metrics=event.metrics,
-            )
-        case CommandLine():
-            by = event.by or ""
-            return CommandEvent(offset, event.time, event.command, by, event.reason, event.version)
-        case TickLine():
-            return Tick(offset, event.time)
-    assert_never(event)
-
-
-# --- control events -> lines ------------------------------------------------------------------
-
-
-def tick_line(time: float) -> bytes:
-    """The line of a tick; `time` in epoch seconds."""
-    return _line(type="tick", time=time)
-
-
-def split_line(model: str, *, time: float, epoch: int, weights: Mapping[str, int]) -> bytes:
-    """The line that says that a split is in force; weights in basis points."""
-    return _line(type="split", time=time, model=model, epoch=epoch, weights=dict(weights))
-
-
-def version_line(model: str, *, time: float, version: Version, role: Role) -> bytes:
-    """The line that says that a version exists."""
-    return _line(
-        type="version",
-        time=time,
-        model=model,
-        version=version.name,
-        role=role.value,
-        parent=version.parent,
-        endpoints=list(version.endpoints),
-        trained_at=version.trained_at,
-        metrics=dict(version.metrics),
-    )
-
-
-def command_line(  # noqa: PLR0913 - the event's own fields, by keyword
-    model: str,
-    *,
-    time: float,
-    command: Operation,
-    by: str = "",
-    reason: str = "",
-    version: str | None = None,
-) -> bytes:
-    """The line that says what an operator asked for."""
-    return _line(
-        type="command",
-        time=time,
-        model=model,
-        command=command.value,
-        by=by or None,
-        reason=reason or None,
-        version=version,
-    )
-
-
-def control_line(model: str, event: ControlEvent) -> bytes:
-    """The line of a control event, its offset left out: the log gives that."""
-    match event:
-        case Tick():
-            return tick_line(event.time)
-        case SplitEvent():
-            return split_line(model, time=event.time, epoch=event.epoch, weights=event.weights)
-        case VersionEvent():
-            version = Version(
-                name=event.version,
-                endpoints=event.endpoints,
-                parent=event.parent,
-                trained_at=event.trained_at,
-                metrics=event.metrics,
-            )
-            return version_line(model, time=event.time, version=version, role=event.role)
-        case CommandEvent():
-            return command_line(
-                model,
-                time=event.time,
-                command=event.command,
-                by=event.by,
-                reason=event.reason,
-                version=event.version,
-            )
-    assert_never(event)
-
-
-def _line(**fields: Json) -> bytes:
-    """A canonical line of our own making: held to the same rules as a sender's, by EventError."""
-    return canonical(fields).line
+def _segments(names: list[str], index: dict[str, int]) -> Int:
+    """As `_indices`, -1 for no text; quick where no event of the chunk is in a segment."""
+    if not any(names):
+        return np.full(len(names), -1, np.int64)
+    known = dict.fromkeys(names)
+    code = {name: index.setdefault(name, len(index)) if name else -1 for name in known}
+    return np.fromiter(map(code.__getitem__, names), np.int64, len(names))

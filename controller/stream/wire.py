@@ -27,6 +27,7 @@ from msgspec import Meta, Struct
 
 from controller.core.model import BASIS, NO_EPOCH, Json, Operation, Reason, Role
 from controller.core.policy.quantities import ENDPOINT
+from controller.core.split import SEGMENT_LENGTH
 from controller.errors import EventError
 
 MAX_EVENT_BYTES: Final = 65_536
@@ -45,9 +46,11 @@ _Time: TypeAlias = Annotated[
 _Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 _Endpoint: TypeAlias = Annotated[str, Meta(pattern=ENDPOINT, max_length=256)]
 _Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
+_Segment: TypeAlias = Annotated[str, Meta(min_length=1, max_length=SEGMENT_LENGTH)]
 _Text: TypeAlias = Annotated[str, Meta(max_length=2_048)]
 _Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
 _Weight: TypeAlias = Annotated[int, Meta(ge=0, le=BASIS)]
+_Weights: TypeAlias = dict[_Name, _Weight]
 
 
 class Exposure(Struct, tag="exposure", frozen=True, gc=False):
@@ -62,6 +65,7 @@ class Exposure(Struct, tag="exposure", frozen=True, gc=False):
     propensity: Annotated[float, Meta(gt=0, le=1)] = _NAN
     status: Annotated[int, Meta(ge=0, le=999)] = 200
     latency_ms: Annotated[float, Meta(ge=0)] = _NAN
+    segment: _Segment = ""
 
 
 class Shadow(Exposure, tag="shadow", frozen=True, gc=False):
@@ -84,17 +88,31 @@ class Reward(Struct, tag="reward", frozen=True, gc=False):
             raise ValueError("request_id: found nothing, expected a request_id or a unit")
 
 
+class Covariate(Struct, tag="covariate", frozen=True, gc=False):
+    """What was known of a unit before it was given an arm."""
+
+    time: _Time
+    model: _Name
+    unit: _Id
+    value: float
+
+
 class SplitLine(Struct, tag="split", frozen=True):
-    """A split is in force."""
+    """A split is in force; `segments` have weights of their own."""
 
     time: _Time
     model: _Name
     epoch: _Count
-    weights: dict[_Name, _Weight]
+    weights: _Weights
+    segments: dict[_Segment, _Weights] = {}
 
     def __post_init__(self) -> None:
         if (total := sum(self.weights.values())) != BASIS:
             raise ValueError(f"weights: found a sum of {total}, expected {BASIS}")
+        for segment, weights in self.segments.items():
+            if (total := sum(weights.values())) != BASIS:
+                where = shown(segment)
+                raise ValueError(f"segments: found a sum of {total} in {where}, expected {BASIS}")
 
 
 class VersionLine(Struct, tag="version", frozen=True):
@@ -108,6 +126,7 @@ class VersionLine(Struct, tag="version", frozen=True):
     endpoints: tuple[_Endpoint, ...] = ()
     trained_at: _Name | None = None
     metrics: dict[_Name, float] = {}
+    covariates: dict[_Id, float] = {}
 
 
 class CommandLine(Struct, tag="command", frozen=True):
@@ -128,12 +147,15 @@ class TickLine(Struct, tag="tick", frozen=True, gc=False):
     model: ClassVar[None] = None
 
 
-Event: TypeAlias = Exposure | Shadow | Reward | SplitLine | VersionLine | CommandLine | TickLine
+Event: TypeAlias = (
+    Exposure | Shadow | Reward | Covariate | SplitLine | VersionLine | CommandLine | TickLine
+)
 
 TYPES: Final[tuple[type[Event], ...]] = (
     Exposure,
     Shadow,
     Reward,
+    Covariate,
     SplitLine,
     VersionLine,
     CommandLine,
@@ -178,12 +200,15 @@ _EXPECTED: Final = {
     "propensity": "a number above 0, at most 1",
     "status": "a whole number from 0 to 999",
     "latency_ms": "a finite number from 0",
+    "segment": f"a text of 1 to {SEGMENT_LENGTH} characters",
     "weights": f"whole numbers from 0 per arm that sum to {BASIS}",
+    "segments": f"whole numbers from 0 per arm that sum to {BASIS}, per segment",
     "role": _one_of(Role),
     "command": _one_of(Operation),
     "endpoints": "a list of HOST:PORT, such as 127.0.0.1:9001",
     "trained_at": "an RFC 3339 time",
     "metrics": "finite numbers by name",
+    "covariates": "finite numbers by unit",
     "reason": "a text of at most 2048 characters",
 }
 

@@ -67,6 +67,9 @@ def exposures(tick: int, rng: Generator) -> join.JoinExposures:
         arm=number % 2,
         stratum=np.zeros(BATCH, np.int64),
         in_rollout=np.ones(BATCH, np.bool_),
+        level=np.zeros(BATCH, np.int64),
+        is_candidate=number % 2 == 1,
+        bin=np.zeros(BATCH, np.int64),
     )
 
 

@@ -27,6 +27,7 @@ POLICY = policy(
             "false_rollback": "1%",
             "false_promotion": "1%",
             "max_duration": "30m",
+            "budget": "100%",
         }
     },
     reward={"event": "click", "window": "30s", "grace": "10s"},

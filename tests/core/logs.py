@@ -27,6 +27,7 @@ CANARY = {
         "min_outcomes": 20,
         "margin": "5%",
         "max_duration": "1h",
+        "budget": "100%",
     }
 }
 

@@ -46,7 +46,7 @@ def test_a_version_that_comes_during_a_rollout_waits():
     log.version(6, "v3")
     log.ticks(10, 100)
     told = run(policy(CANARY), log.lines)
-    assert told.state.rollout.candidate == "v2"
+    assert told.state.rollout.live[0] == "v2"
     assert told.state.queue == ("v3",)
 
 

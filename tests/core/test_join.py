@@ -1,327 +1,27 @@
-"""The reward joiner against a brute-force oracle, and its promises one by one."""
+"""The promises of the reward joiner, one by one."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from controller.core import join
 from controller.core.model import Reason
-
-
-def _load_oracle():
-    spec = importlib.util.spec_from_file_location(
-        "join_oracle", Path(__file__).with_name("join_oracle.py")
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["join_oracle"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-oracle = _load_oracle()
-Exp, Rew = oracle.Exp, oracle.Rew
-
-RULE = join.JoinRule(window_s=30.0, grace_s=10.0, default=0.0, low=0.0, high=1.0)
-
-
-def exposure(time, request, *, unit=0, arm=0, in_rollout=True, offset=0):
-    return Exp(offset, float(time), request, unit, arm, arm, in_rollout)
-
-
-def reward(time, id_, *, request=0, unit=0, value=1.0, offset=0):
-    return Rew(offset, float(time), id_, request, unit, value)
-
-
-def exposure_columns(rows):
-    def column(name, kind):
-        return np.array([getattr(e, name) for e in rows], kind)
-
-    return join.JoinExposures(
-        column("offset", np.int64),
-        column("time", np.float64),
-        column("request", np.uint64),
-        column("unit", np.uint64),
-        column("arm", np.int64),
-        column("stratum", np.int64),
-        column("in_rollout", np.bool_),
-    )
-
-
-def reward_columns(rows):
-    def column(name, kind):
-        return np.array([getattr(r, name) for r in rows], kind)
-
-    return join.JoinRewards(
-        column("offset", np.int64),
-        column("time", np.float64),
-        column("id", np.uint64),
-        column("request", np.uint64),
-        column("unit", np.uint64),
-        column("value", np.float64),
-    )
-
-
-class Joiner:
-    """Feeds objects to the joiner and gives back plain tuples and words."""
-
-    def __init__(self, rule):
-        self.rule = rule
-        self.table = join.Table()
-
-    def absorb(self, exposures, rewards):
-        e, r = exposure_columns(exposures), reward_columns(rewards)
-        absorbed = join.absorb(self.table, self.rule, e, r)
-        return set(e.offset[absorbed.accepted].tolist()), words(absorbed.refused)
-
-    def close(self, clock):
-        outcomes, refused = join.close(self.table, self.rule, clock)
-        return rows_of(outcomes), words(refused)
-
-    def new_rollout(self):
-        self.table = join.new_rollout(self.table)
-
-    def restart(self):
-        self.table = join.Table.from_arrays(self.table.to_arrays())
-
-
-def words(refused):
-    listed = refused.listed()
-    assert sum(refused.counts().values()) == len(listed)
-    assert all(r.detail for r in listed)
-    return {r.offset: r.reason.value for r in listed}
-
-
-def rows_of(o):
-    columns = (o.time, o.arm, o.stratum, o.value, o.joined, o.analysed, o.analysed_value)
-    return list(zip(*(c.tolist() for c in columns), strict=True))
-
-
-def run(events, rule=RULE, *, clocks):
-    """Outcomes and reasons when each event comes at the first of `clocks` that is not before it."""
-    joiner = Joiner(rule)
-    rows, reasons, done = [], {}, -np.inf
-    for clock in clocks:
-        batch = [e for e in events if done < e.time <= clock]
-        done = clock
-        rows, reasons = step(joiner, batch, clock, rows, reasons)
-    return rows, reasons
+from tests.core import join_cases
+from tests.core.join_cases import RULE, Joiner, columns, exposure, reward
 
 
 def step(joiner, batch, clock, rows, reasons):
-    exposures = [e for e in batch if isinstance(e, Exp)]
-    _, refused = joiner.absorb(exposures, [r for r in batch if isinstance(r, Rew)])
-    closed, also = joiner.close(clock)
-    return rows + closed, reasons | refused | also
+    """Outcomes (without unit, bin, base and scored) and reasons so far."""
+    got = join_cases.step(joiner, batch, clock)
+    return rows + [row[:7] for row in got["outcomes"]], reasons | got["refused"]
 
 
-# --- random event sets ------------------------------------------------------------------------
-
-times = st.integers(0, 240).map(lambda t: t / 4)
-rules = st.builds(
-    join.JoinRule,
-    window_s=st.sampled_from([0.0, 5.0, 20.0]),
-    grace_s=st.sampled_from([0.0, 3.0, 10.0]),
-    default=st.sampled_from([0.0, 0.25]),
-    low=st.just(0.0),
-    high=st.just(1.0),
-    aggregate=st.sampled_from(["first", "last", "sum", "max", "mean"]),
-    by=st.sampled_from(["request_id", "unit"]),
-    units=st.booleans(),
-)
-requests = st.integers(1, 25)
-units = st.integers(0, 4)
-exposure_events = st.builds(
-    Exp,
-    offset=st.just(0),
-    time=times,
-    request=requests,
-    unit=units,
-    arm=st.integers(0, 2),
-    stratum=st.integers(-1, 2),
-    in_rollout=st.sampled_from([True, True, True, False]),
-)
-reward_events = st.builds(
-    Rew,
-    offset=st.just(0),
-    time=times,
-    id=st.integers(1, 40),
-    request=st.one_of(st.just(0), requests),
-    unit=units,
-    value=st.sampled_from([0.1, 0.2, 0.3, 0.7, 1.0, 0.0, 1.5, float("nan"), float("inf")]),
-)
-delays = st.integers(0, 60).map(lambda d: d / 4)
-
-
-@st.composite
-def crowds(draw):
-    """A log in which two units do nearly everything, so that roots move and rewards pile up."""
-    rule = replace(draw(rules), units=True, window_s=5.0, grace_s=10.0, high=9.0)
-    rule = replace(rule, aggregate=draw(st.sampled_from(["sum", "last"])))
-    tight = st.integers(0, 60).map(lambda t: t / 4)
-    exposures = st.builds(
-        replace, exposure_events, time=tight, request=st.integers(1, 6), unit=st.integers(1, 2)
-    )
-    rewards = st.builds(
-        replace,
-        reward_events,
-        time=tight,
-        id=st.integers(1, 1_000),
-        request=st.one_of(st.just(0), st.integers(1, 6)),
-        unit=st.integers(1, 2),
-        value=st.sampled_from([0.1, 0.2, 0.7]),
-    )
-    one = st.tuples(st.one_of(exposures, rewards, rewards), delays)
-    return rule, batches_of(draw(st.lists(one, min_size=10, max_size=40)), 2.0, 60.0)
-
-
-@st.composite
-def logs(draw):
-    """(rule, batches): each batch is (clock, events); events come up to 15 s after their time."""
-    one = st.tuples(st.one_of(exposure_events, reward_events), delays)
-    period = draw(st.sampled_from([2.0, 5.0, 15.0]))
-    return draw(rules), batches_of(draw(st.lists(one, max_size=60)), period, 100.0)
-
-
-def batches_of(delayed, period, end):
-    """Events as they arrive, numbered, cut at every tick."""
-    arrived = sorted(delayed, key=lambda pair: pair[0].time + pair[1])
-    batches, offset, clock = [], 0, period
-    while arrived or clock < end:
-        batch = []
-        while arrived and arrived[0][0].time + arrived[0][1] <= clock:
-            batch.append(replace(arrived.pop(0)[0], offset=offset))
-            offset += 1
-        batches.append((clock, batch))
-        clock += period
-    return batches
-
-
-def fresh(batch):
-    return [replace(e, rewards=[]) if isinstance(e, Exp) else e for e in batch]
-
-
-def feed(machine, clock, batch):
-    exposures = [e for e in fresh(batch) if isinstance(e, Exp)]
-    return machine.absorb(exposures, [r for r in batch if isinstance(r, Rew)])
-
-
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(st.one_of(logs(), crowds()), st.integers(0, 30))
-def test_the_joiner_agrees_with_brute_force_and_survives_restarts(log, rollout_at):
-    rule, batches = log
-    truth, plain, restarted = oracle.Oracle(rule), Joiner(rule), Joiner(rule)
-    for number, (clock, batch) in enumerate(batches):
-        if number == rollout_at:
-            for machine in (truth, plain, restarted):
-                machine.new_rollout()
-        expected = feed(truth, clock, batch)
-        assert feed(plain, clock, batch) == expected
-        assert feed(restarted, clock, batch) == expected
-        restarted.restart()
-        expected = truth.close(clock)
-        assert plain.close(clock) == expected
-        assert restarted.close(clock) == expected
-        restarted.restart()
-        check_counts(truth, plain.table)
-        check_counts(truth, restarted.table)
-
-
-def check_counts(truth, table):
-    pending = [e.arm for e in truth.known.values() if e.closed_at is None]
-    for arm in range(3):
-        assert at(table.pending, arm) == pending.count(arm)
-        assert at(table.joined, arm) == truth.joined.get(arm, 0)
-
-
-def at(counts, arm):
-    return int(counts[arm]) if arm < counts.size else 0
-
-
-def distinct(batch):
-    """Without what makes equal keys differ: copies are copies, whichever of them comes first."""
-    seen = {}
-    for e in batch:
-        seen.setdefault((type(e), e.request if isinstance(e, Exp) else e.id), e)
-    return list(seen.values())
-
-
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(logs(), st.randoms(use_true_random=False))
-def test_the_order_inside_a_micro_batch_makes_no_difference(log, rng):
-    rule, batches = log
-    one, other = Joiner(rule), Joiner(rule)
-    for clock, batch in batches:
-        mixed = list(batch)
-        rng.shuffle(mixed)
-        assert feed(one, clock, batch) == feed(other, clock, mixed)
-        assert one.close(clock) == other.close(clock)
-
-
-@st.composite
-def displaced_logs(draw):
-    """(rule, events, arrivals, other arrivals): every event comes at most `grace` after its time.
-
-    No reward precedes its exposure: a skewed clock uses up the grace that displacement needs.
-    """
-    rule = replace(draw(rules), grace_s=10.0)
-    crowd = st.integers(1, draw(st.sampled_from([1, 4])))
-    own_unit = st.builds(replace, exposure_events, unit=crowd)
-    exposures = distinct(draw(st.lists(own_unit, min_size=5, max_size=25)))
-    known = st.sampled_from([0, *(e.request for e in exposures)])
-    good = st.builds(replace, reward_events, request=known, unit=crowd, value=st.just(0.5))
-    rewards = distinct(draw(st.lists(good, max_size=40)))
-    born = {e.request: e.time for e in exposures}
-    rewards = [r for r in rewards if r.request == 0 or r.time >= born.get(r.request, 0.0)]
-    events = [replace(e, offset=i) for i, e in enumerate([*exposures, *rewards])]
-    copies = [replace(e) for e in events if draw(st.integers(0, 9)) == 0]
-    delay = st.integers(0, 40).map(lambda d: d / 4)
-    size = len(events) + len(copies)
-    arrivals = [draw(st.lists(delay, min_size=size, max_size=size)) for _ in range(2)]
-    return rule, [*events, *copies], arrivals
-
-
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(displaced_logs())
-def test_events_displaced_within_the_grace_give_the_same_outcomes(case):
-    rule, events, arrivals = case
-    results = []
-    for delay, period in zip(arrivals, (1.0, 3.0), strict=True):
-        joiner, rows = Joiner(rule), []
-        for clock in np.arange(0.0, 110.0, period).tolist():
-            # A tick that comes late by up to a period must not use up the grace.
-            batch = [
-                e
-                for e, d in zip(events, delay, strict=True)
-                if clock - period < min(e.time + d, e.time + 10.0 - period) <= clock
-            ]
-            feed(joiner, clock, batch)
-            rows += joiner.close(clock)[0]
-        results.append(sorted(rows))
-    assert results[0] == results[1]
-
-
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(logs())
-def test_nothing_is_lost_every_event_is_counted_once(log):
-    rule, batches = log
-    joiner, refused, accepted, closed = Joiner(rule), {}, 0, 0
-    for clock, batch in batches:
-        kept, no = feed(joiner, clock, batch)
-        rows, also = joiner.close(clock)
-        assert not set(no) & set(also)
-        accepted, closed, refused = accepted + len(kept), closed + len(rows), refused | no | also
-    total = sum(len(batch) for _, batch in batches)
-    waiting = joiner.table.waiting.time.size + joiner.table.unit_waiting.time.size
-    assert accepted == closed + int(joiner.table.pending.sum())
-    assert total == accepted + int(joiner.table.joined.sum()) + len(refused) + waiting
+def run(events, rule=RULE, *, clocks):
+    got = join_cases.run(events, rule, clocks=clocks)
+    return [row[:7] for row in got["outcomes"]], got["refused"]
 
 
 # --- promises, one by one ---------------------------------------------------------------------
@@ -387,15 +87,20 @@ def test_exposure_older_than_the_grace_is_late():
     joiner = Joiner(RULE)
     batch = [exposure(9.9, 1, offset=1), exposure(10, 2, offset=2)]
     joiner.close(20.0)
-    assert joiner.absorb(batch, []) == ({2}, {1: "late"})
+    absorbed = joiner.absorb(batch, [])
+    assert absorbed["accepted"] == {2}
+    assert absorbed["refused"] == {1: "late"}
 
 
 def test_exposures_that_waited_out_an_outage_are_counted_whatever_the_next_tick_says():
     joiner = Joiner(RULE)
     joiner.close(20.0)
     batch = [exposure(21, 1, offset=1), exposure(4000, 2, offset=2)]
-    assert joiner.absorb(batch, [reward(22, 7, request=1)]) == ({1, 2}, {})
-    rows, refused = joiner.close(4000.0)
+    absorbed = joiner.absorb(batch, [reward(22, 7, request=1)])
+    assert absorbed["accepted"] == {1, 2}
+    assert absorbed["refused"] == {}
+    closed = joiner.close(4000.0)
+    rows, refused = closed["outcomes"], closed["refused"]
     assert [row[0] for row in rows] == [21.0]
     assert rows[0][4]
     assert refused == {}
@@ -413,7 +118,10 @@ def test_values_outside_the_range_are_refused_not_clipped():
 def test_reward_that_names_only_a_unit_is_an_orphan_under_request_id():
     joiner = Joiner(RULE)
     join_refused = join.absorb(
-        joiner.table, RULE, exposure_columns([]), reward_columns([reward(1, 7, unit=3)])
+        joiner.table,
+        RULE,
+        columns(join.JoinExposures, []),
+        columns(join.JoinRewards, [reward(1, 7, unit=3)]),
     ).refused
     assert join_refused.counts() == {Reason.ORPHAN: 1}
     assert "request_id" in join_refused.listed()[0].detail
@@ -566,7 +274,9 @@ def test_memory_does_not_grow_in_a_steady_stream_even_with_an_exposure_from_the_
         time = np.full(500, float(tick))
         time[0] = 1e9 if tick == 20 else tick
         zeros = np.zeros(500, np.int64)
-        batch = join.JoinExposures(zeros, time, keys, keys, zeros, zeros, zeros == 0)
+        batch = join.JoinExposures(
+            zeros, time, keys, keys, zeros, zeros, zeros == 0, zeros, zeros == 1, zeros
+        )
         join.absorb(table, RULE, batch, join.JoinRewards.none())
         join.close(table, RULE, float(tick))
         sizes.append(table.nbytes)

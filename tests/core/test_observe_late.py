@@ -28,8 +28,8 @@ def test_nothing_is_lost_however_long_a_controller_was_away_between_two_ticks(pa
     told = run(POLICY, log.lines)
     assert told.state.rejected == {}
     assert told.state.totals.exposures.tolist() == [60]
-    assert told.state.totals.outcomes.tolist() == [60]
-    assert told.state.totals.value.tolist() == [60.0]
+    assert told.state.sums[0].outcomes.tolist() == [60]
+    assert told.state.sums[0].value.tolist() == [60.0]
 
 
 def test_what_comes_behind_the_last_ticks_watermark_is_late():

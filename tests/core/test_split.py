@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -101,3 +102,75 @@ def test_a_split_that_is_none_is_refused(weights: dict[str, int]) -> None:
 def test_the_propensity_of_an_unknown_arm_is_an_error() -> None:
     with pytest.raises(InvariantError, match="not among"):
         propensity(split({"c": BASIS}), "nobody")
+
+
+def segmented(made: Split, segments: dict[str, dict[str, int]]) -> Split:
+    return replace(made, segment_header="x-country", segments=segments)
+
+
+@given(splits(), st.data())
+def test_a_segment_is_a_split_of_its_own_on_the_same_circle(
+    made: Split, data: st.DataObject
+) -> None:
+    shares = data.draw(st.permutations(list(made.weights.values())))
+    weights = dict(zip(made.weights, shares, strict=True))
+    both = segmented(made, {"de": weights})
+    alone = replace(made, weights=weights)
+    units = [f"u{i}" for i in range(200)]
+    assert ranges(both, "de") == ranges(alone)
+    assert assign_many(both, units, "de") == assign_many(alone, units)
+    assert [assign(both, unit, "de") for unit in units[:9]] == assign_many(alone, units[:9])
+    assert [propensity(both, arm, "de") for arm in weights] == [w / BASIS for w in shares]
+    for segment in (None, "fr", "DE", ""):
+        assert ranges(both, segment) == ranges(made)
+        assert assign_many(both, units, segment) == assign_many(made, units)
+        assert all(propensity(both, a, segment) == propensity(made, a) for a in made.weights)
+
+
+@given(splits(), st.data())
+def test_who_has_an_arm_in_one_segment_has_it_where_the_arm_is_larger(
+    made: Split, data: st.DataObject
+) -> None:
+    if not made.anchors:
+        return
+    arm = data.draw(st.sampled_from(made.anchors))
+    growth = data.draw(st.integers(0, made.weights["c"]))
+    larger = {**made.weights, arm: made.weights[arm] + growth, "c": made.weights["c"] - growth}
+    both = segmented(made, {"large": larger, "small": made.weights})
+    units = [f"u{i}" for i in range(300)]
+    small, large = assign_many(both, units, "small"), assign_many(both, units, "large")
+    assert all(now == arm for was, now in zip(small, large, strict=True) if was == arm)
+
+
+@pytest.mark.parametrize(
+    ("segments", "complaint"),
+    [
+        ({"de": {"c": 9999}}, "segment 'de': weights sum to 9999"),
+        ({"de": {"c": 10_001, "x": -1}}, "segment 'de': weight of 'x' is -1"),
+        ({"de": {"x": BASIS}}, "segment 'de': champion 'c' is not among"),
+        ({"de": {"c": 5000, "z": 5000}}, r"segment 'de': no place for \['z'\]"),
+        ({"": {"c": BASIS}}, "a segment is called ''"),
+        ({"y" * 65: {"c": BASIS}}, "a segment is called 'yyy"),
+    ],
+)
+def test_a_segment_that_is_no_split_is_refused(
+    segments: dict[str, dict[str, int]], complaint: str
+) -> None:
+    made = split({"c": 9000, "x": 1000}, anchors=("x",))
+    assert ranges(segmented(made, {"y" * 64: {"c": BASIS}}))
+    for use in (ranges, lambda each: propensity(each, "c"), lambda each: assign(each, "u")):
+        with pytest.raises(InvariantError, match=complaint):
+            use(segmented(made, segments))
+
+
+def test_segments_without_a_header_are_refused() -> None:
+    made = replace(split({"c": BASIS}), segments={"de": {"c": BASIS}})
+    with pytest.raises(InvariantError, match="no header"):
+        ranges(made)
+
+
+def test_the_propensity_of_an_arm_that_a_segment_lacks_is_an_error() -> None:
+    made = segmented(split({"c": 5000, "x": 5000}), {"de": {"c": BASIS}})
+    assert propensity(made, "x") == 0.5
+    with pytest.raises(InvariantError, match="not among"):
+        propensity(made, "x", "de")

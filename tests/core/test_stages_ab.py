@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from controller.core.decide import rule
 from controller.core.model import Lift, Verdict
-from tests.core.situations import CERTAIN, situation, stage
+from tests.core.situations import CERTAIN, evidence, situation, stage
 
 DAY_S = 86_400.0
 AB = stage(ab={"share": "50%", "alpha": "5%", "min_effect": "1%"})
@@ -86,3 +86,43 @@ def test_nothing_promotes_without_evidence_that_it_is_better(
 def test_a_lift_that_nothing_is_known_of_is_not_shown_as_a_number():
     ruling = rule(AB, situation(**TWO_WEEKS, lift=Lift(None, -1.0, math.inf)))
     assert "lift unknown" in ruling.reason
+
+
+def test_several_candidates_share_evenly_and_the_one_with_most_proof_wins():
+    other = evidence("v3", log_superior=math.log(40) + 2e-6, multiplicity=2)
+    case = situation(other, **TWO_WEEKS, log_superior=math.log(40) + 1e-6, multiplicity=2)
+    ruling = rule(AB, case)
+    assert (ruling.verdict, ruling.candidate) == (Verdict.PROMOTE, "v3")
+    assert ruling.weights == {"v1": 5_000, "v2": 2_500, "v3": 2_500}
+    # 1 / alpha is enough for one candidate, not for the better of two
+    weak = evidence("v3", log_superior=math.log(40) - 1e-6, multiplicity=2)
+    held = rule(AB, situation(weak, **TWO_WEEKS, multiplicity=2))
+    assert (held.verdict, held.cause) == (Verdict.HOLD, "not_proven")
+
+
+def test_a_futile_candidate_leaves_the_others():
+    other = evidence("v3", lift=SMALL)
+    ruling = rule(AB, situation(other, **TWO_WEEKS))
+    assert (ruling.verdict, ruling.cause, ruling.candidate) == (Verdict.ROLL_BACK, "futile", "v3")
+
+
+def test_where_less_is_better_a_lift_below_zero_is_the_gain():
+    small = Lift(-0.001, -0.0099, 0.002)
+    minimised = {"case": {"is_minimised": True}}
+    assert verdict(lift=small, **minimised) == (Verdict.ROLL_BACK, "futile")
+    assert verdict(lift=Lift(-0.005, -0.02, 0.0), **minimised) == (Verdict.HOLD, "not_proven")
+
+
+@pytest.mark.parametrize(
+    ("recent", "is_minimised", "expected"),
+    [
+        (Lift(-0.05, -0.08, -0.02), False, (Verdict.HOLD, "novelty")),
+        (Lift(-0.01, -0.03, 0.01), False, (Verdict.PROMOTE, "better")),
+        (None, False, (Verdict.PROMOTE, "better")),
+        (Lift(0.05, 0.02, 0.08), True, (Verdict.HOLD, "novelty")),
+        (Lift(-0.05, -0.08, -0.02), True, (Verdict.PROMOTE, "better")),
+    ],
+)
+def test_what_the_last_week_speaks_against_is_not_promoted(recent, is_minimised, expected):
+    case = {"recent": (recent,), "is_minimised": is_minimised}
+    assert verdict(log_superior=CERTAIN, case=case) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from controller.core.decide import rule
 from controller.core.model import Verdict
-from tests.core.situations import CERTAIN, arm, situation, stage
+from tests.core.situations import CERTAIN, arm, guard, situation, stage
 
 STEPS = {"steps": ["5%", "25%", "50%"], "min_duration": "5m", "min_outcomes": 200}
 CANARY = stage(canary=STEPS | {"false_promotion": "1%", "max_duration": "1d"})
@@ -37,7 +38,7 @@ def verdict(**case):
         ({"candidate": arm("v2", 199, 0.3)}, (Verdict.HOLD, "min_outcomes")),
         ({"candidate": arm("v2", 200, 0.3)}, (Verdict.ADVANCE, "step_passed")),
         ({"candidate": arm("v2", 0, None)}, (Verdict.HOLD, "min_outcomes")),
-        ({"rollout": {"step_outcomes": 801}}, (Verdict.HOLD, "min_outcomes")),
+        ({"rollout": {"step_outcomes": {"v2": 801}}}, (Verdict.HOLD, "min_outcomes")),
         ({"log_harm": CERTAIN}, (Verdict.ROLL_BACK, "reward_harm")),
         ({"log_errors": CERTAIN}, (Verdict.ROLL_BACK, "errors")),
         ({"log_errors": CERTAIN, "guarded": False}, (Verdict.ADVANCE, "step_passed")),
@@ -85,17 +86,74 @@ def test_harm_beats_everything(proof, otherwise):
     assert verdict(**proof | otherwise)[0] is Verdict.ROLL_BACK
 
 
-def test_reward_and_errors_share_the_level_that_the_policy_allows():
-    # 30 % of the 1 % is the errors', the rest the reward's; all of it without that guardrail.
-    def at(name, alpha, *, guarded=True):
-        return verdict(guarded=guarded, **{name: -math.log(alpha) + 1e-9})[0]
+def test_each_way_to_roll_back_has_its_share_of_the_level_that_the_policy_allows():
+    # Errors, latency, a second reward, the fast path and the closed prefix spend 3 : 2 : 2 : 2 : 3.
+    every = (guard("error_rate"), guard("latency", "p99"), guard("reward", "refund"))
 
-    assert at("log_errors", 0.003) is Verdict.ROLL_BACK
-    assert at("log_errors", 0.0031) is not Verdict.ROLL_BACK
-    assert at("log_harm", 0.007) is Verdict.ROLL_BACK
-    assert at("log_harm", 0.0071) is not Verdict.ROLL_BACK
-    assert at("log_harm", 0.01, guarded=False) is Verdict.ROLL_BACK
-    assert at("log_harm", 0.0101, guarded=False) is not Verdict.ROLL_BACK
+    def least(name, alpha, used=every, *, is_binary=True):
+        """Whether an e-value of 1 / alpha on this way alone rolls back."""
+        log_e = -math.log(alpha) + 1e-9
+        seen = {"guards": used}
+        if isinstance(name, int):
+            changed = replace(used[name], log_worse=log_e)
+            seen = {"guards": (*used[:name], changed, *used[name + 1 :])}
+        else:
+            seen[name] = log_e
+        return verdict(case={"is_binary": is_binary}, **seen)[0] is Verdict.ROLL_BACK
+
+    shares = {0: 3, 1: 2, 2: 2, "log_harm_fast": 2, "log_harm": 3}
+    for name, share in shares.items():
+        assert least(name, 0.01 * share / 12)
+        assert not least(name, 0.01 * share / 12 * 1.001)
+    # What a policy does not use leaves its share to the others.
+    assert least("log_harm", 0.01, (), is_binary=False)
+    assert not least("log_harm", 0.01001, (), is_binary=False)
+    assert least("log_harm", 0.01 * 3 / 5, ())
+    assert least(0, 0.01 * 3 / 6, every[:1], is_binary=False)
+    assert not least(0, 0.01 * 3 / 6 * 1.001, every[:1], is_binary=False)
+
+
+def test_the_next_step_must_not_risk_more_than_the_budget():
+    # 25 % of the traffic at a loss of at most 2 % risks 0.5 % of the reward: the default budget.
+    assert verdict(risk=0.02)[0] is Verdict.ADVANCE
+    held = rule(CANARY, situation(risk=0.0201))
+    assert (held.verdict, held.cause) == (Verdict.HOLD, "risk")
+    assert "may still be worse by 2.01%" in held.reason
+    assert verdict(risk=math.inf) == (Verdict.HOLD, "risk")
+    # The last step risks no more than it has already.
+    assert verdict(step=LAST, risk=math.inf, log_noninferior=(CERTAIN,))[0] is Verdict.PROMOTE
+    bold = stage(canary=STEPS | {"budget": "100%"})
+    assert rule(bold, situation(risk=1.0)).verdict is Verdict.ADVANCE
+
+
+def test_a_promotion_needs_every_guardrail_proven_to_be_kept():
+    proven = {"step": LAST, "log_noninferior": (CERTAIN,)}
+    for metric, detail in (("error_rate", ""), ("latency", "p95"), ("reward", "refund")):
+        open_ = guard(metric, detail, log_within=math.log(100) - 1e-9)
+        assert verdict(**proven, guards=(open_,)) == (Verdict.HOLD, "guardrail_unproven")
+        closed = guard(metric, detail, log_within=math.log(100) + 1e-9)
+        assert verdict(**proven, guards=(closed,)) == (Verdict.PROMOTE, "not_worse")
+
+
+def test_a_promotion_needs_as_many_units_as_the_policy_asks_for():
+    proven = {"step": LAST, "log_noninferior": (CERTAIN,)}
+    assert verdict(**proven, case={"min_units": 1_001}) == (Verdict.HOLD, "min_units")
+    assert verdict(**proven, case={"min_units": 1_000})[0] is Verdict.PROMOTE
+
+
+@pytest.mark.parametrize(
+    ("signals", "cause"),
+    [
+        ({"log_outcomes": CERTAIN}, "sample_ratio"),
+        ({"log_dropped": CERTAIN}, "sample_ratio"),
+        ({"silent_s": 601.0, "stale_after_s": 600.0}, "stale"),
+        ({"join_fall": (0.01, 0.3)}, "join_rate"),
+    ],
+)
+def test_each_signal_holds_whatever_is_proven_and_rolls_nothing_back(signals, cause):
+    proven = {"step": LAST, "log_noninferior": (CERTAIN,)}
+    assert verdict(**proven, signals=signals) == (Verdict.HOLD, cause)
+    assert verdict(log_harm=CERTAIN, signals=signals)[0] is Verdict.ROLL_BACK
 
 
 @given(
@@ -172,7 +230,9 @@ def test_time_alone_promotes_nothing_of_which_there_is_no_outcome():
 
 
 def test_a_hold_says_how_far_it_is():
-    few = rule(CANARY, situation(candidate=arm("v2", 12, 0.3), rollout={"step_outcomes": 5}))
+    few = rule(
+        CANARY, situation(candidate=arm("v2", 12, 0.3), rollout={"step_outcomes": {"v2": 5}})
+    )
     assert few.reason == "step 1 of 3: 7 of 200 outcomes"
     young = rule(CANARY, situation(in_step_s=60.0))
     assert young.reason == "step 1 of 3: 4 min more"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from controller.core.decide import rule
 from controller.core.model import Verdict
-from tests.core.situations import CERTAIN, arm, situation, stage
+from tests.core.situations import CERTAIN, arm, evidence, situation, stage
 
 THOMPSON = stage(
     thompson={"floor": "1%", "update_every": "30s", "max_loss": "0.1%", "min_outcomes": 500}
@@ -34,8 +34,8 @@ def verdict(**case):
         (BEST | {"log_superior": math.log(100) - 1e-6}, (Verdict.HOLD, "exploring")),
         (BEST | {"log_superior": math.log(100) + 1e-6}, (Verdict.PROMOTE, "better")),
         (BEST | {"candidate": arm("v2", 499, 0.4)}, (Verdict.HOLD, "exploring")),
-        (BEST | {"rollout": {"stage_outcomes": 501}}, (Verdict.HOLD, "exploring")),
-        (BEST | {"rollout": {"stage_outcomes": 500}}, (Verdict.PROMOTE, "better")),
+        (BEST | {"rollout": {"stage_outcomes": {"v2": 501}}}, (Verdict.HOLD, "exploring")),
+        (BEST | {"rollout": {"stage_outcomes": {"v2": 500}}}, (Verdict.PROMOTE, "better")),
         (BEST | {"log_harm": CERTAIN}, (Verdict.ROLL_BACK, "reward_harm")),
         (BEST | {"log_errors": CERTAIN}, (Verdict.ROLL_BACK, "errors")),
         (BEST | {"sample_ratio": CERTAIN}, (Verdict.HOLD, "sample_ratio")),
@@ -81,3 +81,35 @@ def test_both_arms_always_keep_some_traffic_to_be_judged_by(p_best, floor):
     assert set(weights) == {"v1", "v2"}
     assert min(weights.values()) >= 1
     assert sum(weights.values()) == 10_000
+
+
+def test_several_candidates_share_the_traffic_by_their_probability_to_be_best():
+    third = evidence("v3", p_best=0.6)
+    weights = rule(THOMPSON, situation(third, p_best=0.3, in_step_s=31.0)).weights
+    # floor + (1 - 3 floor) P
+    assert weights == {"v1": 1_070, "v2": 3_010, "v3": 5_920}
+
+
+def test_the_leader_of_several_must_beat_the_level_divided_by_their_number():
+    leader = {"p_best": 0.995, "loss": 0.0005, "multiplicity": 2}
+    other = evidence("v3", p_best=0.001, multiplicity=2)
+    held = rule(THOMPSON, situation(other, **leader, log_superior=math.log(200) - 1e-6))
+    assert held.verdict is Verdict.HOLD
+    won = rule(THOMPSON, situation(other, **leader, log_superior=math.log(200) + 1e-6))
+    assert (won.verdict, won.candidate) == (Verdict.PROMOTE, "v2")
+
+
+def test_a_candidate_that_does_harm_leaves_alone():
+    other = evidence("v3", log_harm=CERTAIN)
+    ruling = rule(THOMPSON, situation(other))
+    assert (ruling.verdict, ruling.candidate) == (Verdict.ROLL_BACK, "v3")
+
+
+def test_each_segment_has_the_weights_of_its_own_posterior():
+    segmented = stage(thompson={"segments": {"header": "x-country"}})
+    case = {"segments": {"DE": (0.9, 0.1), "FR": (0.0, 1.0)}}
+    ruling = rule(segmented, situation(p_best=0.5, in_step_s=31.0, case=case))
+    assert ruling.weights == {"v1": 5_000, "v2": 5_000}
+    assert ruling.segments == {"DE": {"v1": 8_920, "v2": 1_080}, "FR": {"v1": 100, "v2": 9_900}}
+    early = rule(segmented, situation(p_best=0.5, in_step_s=29.0, case=case))
+    assert early.segments is None

@@ -121,6 +121,29 @@ def test_names_are_one_dictionary_for_arms_and_rewards() -> None:
     assert sorted(batch.names) == ["click", "v1", "v2"]
 
 
+def test_a_segment_is_an_index_into_the_names() -> None:
+    lines = [exposure(arm="v1", segment="de"), exposure(), exposure(arm="de", segment="v1")]
+    batch = decode("m", 0, lines)
+    segments = batch.exposures.segment.tolist()
+    assert (batch.names[segments[0]], segments[1], batch.names[segments[2]]) == ("de", -1, "v1")
+    assert sorted(batch.names) == ["de", "v1"]
+    without = decode("m", 0, [exposure(), exposure()])
+    assert without.exposures.segment.tolist() == [-1, -1]
+    assert without.exposures.segment.dtype == np.int64
+
+
+def test_covariates_are_columns_and_none_where_there_are_none() -> None:
+    lines = [exposure(), line(type="covariate", unit="ü", value=-2.5), reward(unit="u")]
+    covariates = decode("m", 7, lines).covariates
+    assert covariates is not None
+    assert covariates.offset.tolist() == [8]
+    assert covariates.unit.tolist() == [xxhash.xxh64_intdigest("ü".encode())]
+    assert covariates.value.tolist() == [-2.5]
+    types = (covariates.offset.dtype, covariates.unit.dtype, covariates.value.dtype)
+    assert types == (np.int64, np.uint64, np.float64)
+    assert decode("m", 7, [exposure(), reward(unit="u")]).covariates is None
+
+
 def test_shadows_are_apart_from_exposures() -> None:
     batch = decode("m", 0, [exposure(), exposure("s", "v2").replace(b"exposure", b"shadow")])
     assert batch.exposures.offset.tolist() == [0]
@@ -173,8 +196,10 @@ def test_other_models_events_are_rejected_or_skipped_as_asked() -> None:
 def test_control_events_stand_in_log_order() -> None:
     events: list[ControlEvent] = [
         Tick(3, 1.5),
-        SplitEvent(4, 2.0, 17, {"v1": 9500, "v2": 500}),
-        VersionEvent(5, 2.5, "v2", Role.CANDIDATE, "v1", ("h:1",), "2026-01-01", {"a": 0.94}),
+        SplitEvent(4, 2.0, 17, {"v1": 9500, "v2": 500}, {"de": {"v1": 0, "v2": 10_000}}),
+        VersionEvent(
+            5, 2.5, "v2", Role.CANDIDATE, "v1", ("h:1",), "2026-01-01", {"a": 0.94}, {"u": 2}
+        ),
         CommandEvent(6, 3.0, Operation.PROMOTE, "ana", "go", "v2"),
         VersionEvent(7, 3.5, "v3", Role.CHAMPION),
         CommandEvent(8, 4.0, Operation.PAUSE),
@@ -224,9 +249,25 @@ def test_lines_of_our_own_are_canonical_and_read_as_the_contract_says() -> None:
     ]
 
 
+def test_what_a_split_or_a_version_has_none_of_is_left_out_of_its_line() -> None:
+    split = {"time": 2.0, "epoch": 1, "weights": {"v1": 10_000}}
+    assert split_line("m", **split, segments={}) == split_line("m", **split)
+    assert b"segments" not in split_line("m", **split)
+    version = {"time": 3.0, "version": Version("v2"), "role": Role.CANDIDATE}
+    assert version_line("m", **version, covariates={}) == version_line("m", **version)
+    assert b"covariates" not in version_line("m", **version)
+
+
 def test_a_control_line_that_nobody_could_read_is_not_written() -> None:
     with pytest.raises(EventError, match="weights: found a sum of 9999"):
         split_line("m", time=1.0, epoch=1, weights={"v1": 9999})
+    segments = {"de": {"v1": 10_000}, "fr": {"v1": 9998}}
+    with pytest.raises(EventError, match="segments: found a sum of 9998 in"):
+        split_line("m", time=1.0, epoch=1, weights={"v1": 10_000}, segments=segments)
+    covariates = {f"unit-{i}": 1.5 for i in range(5_000)}
+    version: dict[str, Any] = {"time": 1.0, "version": Version("v2"), "role": Role.CANDIDATE}
+    with pytest.raises(EventError, match="expected at most 65536"):
+        version_line("m", **version, covariates=covariates)
     with pytest.raises(EventError, match="time: found null"):
         tick_line(math.nan)
 
@@ -250,7 +291,17 @@ EXPOSURES = st.fixed_dictionaries(
         "propensity": st.floats(0, 1, exclude_min=True),
         "status": st.integers(0, 999),
         "latency_ms": st.floats(0, 1e9),
+        "segment": st.sampled_from(["de", "fr", "v1"]) | TEXT,
     },
+)
+COVARIATES = st.fixed_dictionaries(
+    {
+        "type": st.just("covariate"),
+        "time": TIME,
+        "model": st.just("m"),
+        "unit": TEXT,
+        "value": FINITE,
+    }
 )
 REWARDS = st.fixed_dictionaries(
     {
@@ -267,7 +318,14 @@ ENDPOINT = st.sampled_from(["127.0.0.1:1", "[::1]:65535", "model-1.svc:8080"])
 WEIGHTS = st.integers(0, 10_000).map(lambda w: {"v1": 10_000 - w, "v2": w})
 CONTROLS = st.one_of(
     st.builds(Tick, st.just(0), TIME),
-    st.builds(SplitEvent, st.just(0), TIME, st.integers(0, 2**53), WEIGHTS),
+    st.builds(
+        SplitEvent,
+        st.just(0),
+        TIME,
+        st.integers(0, 2**53),
+        WEIGHTS,
+        st.dictionaries(TEXT, WEIGHTS, max_size=3),
+    ),
     st.builds(
         VersionEvent,
         st.just(0),
@@ -277,6 +335,7 @@ CONTROLS = st.one_of(
         st.none() | TEXT,
         st.lists(ENDPOINT, max_size=3).map(tuple),
         st.none() | TEXT,
+        st.dictionaries(TEXT, FINITE, max_size=3),
         st.dictionaries(TEXT, FINITE, max_size=3),
     ),
     st.builds(
@@ -308,6 +367,8 @@ def test_exposures_come_back_in_columns_as_they_were(events: list[dict[str, Any]
         assert columns.request.tolist() == [hashed(e["request_id"]) for _, e in own]
         assert columns.unit.tolist() == [hashed(e["unit"]) if "unit" in e else 0 for _, e in own]
         assert [batch.names[i] for i in columns.arm] == [e["arm"] for _, e in own]
+        segments = [None if i < 0 else batch.names[i] for i in columns.segment]
+        assert segments == [e.get("segment") for _, e in own]
         assert columns.epoch.tolist() == [e.get("epoch", -1) for _, e in own]
         assert columns.status.tolist() == [e.get("status", 200) for _, e in own]
         for field in ("propensity", "latency_ms"):
@@ -330,9 +391,19 @@ def test_rewards_come_back_in_columns_as_they_were(events: list[dict[str, Any]])
     assert r.id.all()
 
 
+@EXAMPLES
+@given(st.lists(COVARIATES, min_size=1, max_size=6))
+def test_covariates_come_back_in_columns_as_they_were(events: list[dict[str, Any]]) -> None:
+    covariates = decode("m", 9, [canonical(event).line for event in events]).covariates
+    assert covariates is not None
+    assert covariates.offset.tolist() == list(range(9, 9 + len(events)))
+    assert covariates.unit.tolist() == [hashed(e["unit"]) for e in events]
+    assert covariates.value.tolist() == [e["value"] for e in events]
+
+
 GARBAGE = st.binary(max_size=30) | st.sampled_from([b"[" * 5_000, b"{}", b"", b"null", b"1e999"])
 LINES = st.lists(
-    (EXPOSURES | REWARDS).map(msgspec.json.encode)
+    (EXPOSURES | REWARDS | COVARIATES).map(msgspec.json.encode)
     | CONTROLS.map(lambda event: control_line("m", event))
     | EXPOSURES.map(lambda e: msgspec.json.encode(e | {"model": "n"}))
     | EXPOSURES.map(lambda e: msgspec.json.encode(e | {"time": "2026-11-23T12:00:00Z"}))
@@ -360,13 +431,19 @@ def test_batches_longer_than_a_chunk_keep_their_order_and_their_faults() -> None
     lines = [exposure(f"r{i}", f"v{i // 1000}", time=float(i)) for i in range(7_000)]
     lines[4_100] = b"{"
     lines[5_000] = tick_line(1.0)
+    lines[6_000] = line(type="covariate", unit="u", value=1)
+    lines[6_999] = exposure("r6999", "v6", time=6999.0, segment="de")
     batch = decode("m", 10, lines)
-    expected = [i for i in range(7_000) if i not in {4_100, 5_000}]
+    expected = [i for i in range(7_000) if i not in {4_100, 5_000, 6_000}]
     assert batch.exposures.offset.tolist() == [10 + i for i in expected]
     assert batch.exposures.time.tolist() == expected
     assert [batch.names[i] for i in batch.exposures.arm] == [f"v{i // 1000}" for i in expected]
     assert [r.offset for r in batch.rejected] == [4_110]
     assert batch.control == (Tick(5_010, 1.0),)
+    assert batch.covariates is not None
+    assert batch.covariates.offset.tolist() == [6_010]
+    assert set(batch.exposures.segment[:-1].tolist()) == {-1}
+    assert batch.names[int(batch.exposures.segment[-1])] == "de"
 
 
 def hashed(text: str) -> int:
@@ -379,11 +456,16 @@ def rows(batches: Sequence[EventBatch]) -> list[str]:
     for batch in batches:
         for e in (batch.exposures, batch.shadows):
             arms = [batch.names[i] for i in e.arm]
+            segments = [None if i < 0 else batch.names[i] for i in e.segment]
             columns = (e.offset, e.time, e.request, e.unit, e.epoch, e.propensity, e.status)
-            found += map(repr, zip(arms, *(c.tolist() for c in columns), strict=True))
+            found += map(repr, zip(arms, segments, *(c.tolist() for c in columns), strict=True))
         r = batch.rewards
         names = [batch.names[i] for i in r.name]
         columns = (r.offset, r.time, r.id, r.request, r.unit, r.value)
         found += map(repr, zip(names, *(c.tolist() for c in columns), strict=True))
+        if (c := batch.covariates) is not None:
+            found += map(
+                repr, zip(c.offset.tolist(), c.unit.tolist(), c.value.tolist(), strict=True)
+            )
         found += map(repr, (*batch.control, *batch.rejected))
     return sorted(found)

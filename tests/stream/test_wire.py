@@ -25,6 +25,7 @@ EXPOSURE: dict[str, Any] = {
     "propensity": 0.05,
     "status": 200,
     "latency_ms": 3.2,
+    "segment": "de",
 }
 REWARD: dict[str, Any] = {
     "type": "reward",
@@ -41,6 +42,7 @@ SPLIT: dict[str, Any] = {
     "model": "digits",
     "epoch": 17,
     "weights": {"v1": 9500, "v2": 500},
+    "segments": {"de": {"v1": 2000, "v2": 8000}, "Curaçao": {"v1": 10000}},
 }
 VERSION: dict[str, Any] = {
     "type": "version",
@@ -52,6 +54,14 @@ VERSION: dict[str, Any] = {
     "endpoints": ["127.0.0.1:9002"],
     "trained_at": "2026-11-20T00:00:00Z",
     "metrics": {"accuracy": 0.94},
+    "covariates": {"u1": 12.5, "u2": -3},
+}
+COVARIATE: dict[str, Any] = {
+    "type": "covariate",
+    "time": 1795423610.0,
+    "model": "digits",
+    "unit": "u1",
+    "value": 12.5,
 }
 COMMAND: dict[str, Any] = {
     "type": "command",
@@ -63,7 +73,7 @@ COMMAND: dict[str, Any] = {
 }
 TICK: dict[str, Any] = {"type": "tick", "time": 1795423624.0}
 SHADOW = EXPOSURE | {"type": "shadow"}
-ALL = [EXPOSURE, SHADOW, REWARD, SPLIT, VERSION, COMMAND, TICK]
+ALL = [EXPOSURE, SHADOW, REWARD, COVARIATE, SPLIT, VERSION, COMMAND, TICK]
 
 
 def document(event: Canonical) -> Any:
@@ -123,8 +133,9 @@ def test_a_fraction_of_a_second_is_kept() -> None:
 
 @pytest.mark.parametrize("event", ALL, ids=lambda e: e["type"])
 def test_null_is_the_same_as_leaving_an_optional_field_out(event: dict[str, Any]) -> None:
-    optional = {"unit", "propensity", "status", "latency_ms", "id", "parent", "endpoints"}
-    optional |= {"trained_at", "metrics", "by", "reason"}
+    optional = {"propensity", "status", "latency_ms", "segment", "id", "parent", "endpoints"}
+    optional |= {"trained_at", "metrics", "covariates", "segments", "by", "reason"}
+    optional |= set() if event["type"] == "covariate" else {"unit"}
     nulled = {k: None if k in optional else v for k, v in event.items()}
     left_out = {k: v for k, v in event.items() if k not in optional}
     assert canonical(nulled) == canonical(left_out)
@@ -150,7 +161,9 @@ def test_a_tick_is_of_no_model() -> None:
 A_NAME = "a text of 1 to 128 characters"
 AN_ID = "a text of 1 to 256 characters"
 A_TIME = "epoch seconds, or an RFC 3339 time such as 2026-11-23T12:00:00Z"
-TYPES = "one of exposure, shadow, reward, split, version, command, tick"
+TYPES = "one of exposure, shadow, reward, covariate, split, version, command, tick"
+A_SEGMENT = "a text of 1 to 64 characters"
+SEGMENTS = "whole numbers from 0 per arm that sum to 10000, per segment"
 WEIGHTS = "whole numbers from 0 per arm that sum to 10000"
 MISSING = object()
 LONG = '"' + "x" * 56 + "..."
@@ -190,6 +203,19 @@ LONG = '"' + "x" * 56 + "..."
         (EXPOSURE, "status", "200", '"200"', "a whole number from 0 to 999"),
         (EXPOSURE, "status", 1000, "1000", "a whole number from 0 to 999"),
         (EXPOSURE, "latency_ms", -0.1, "-0.1", "a finite number from 0"),
+        (EXPOSURE, "segment", "", '""', A_SEGMENT),
+        (EXPOSURE, "segment", "x" * 65, LONG, A_SEGMENT),
+        (EXPOSURE, "segment", 7, "7", A_SEGMENT),
+        (SHADOW, "segment", ["de"], '["de"]', A_SEGMENT),
+        (COVARIATE, "unit", MISSING, "nothing", AN_ID),
+        (COVARIATE, "unit", None, "null", AN_ID),
+        (COVARIATE, "unit", "", '""', AN_ID),
+        (COVARIATE, "value", MISSING, "nothing", "a finite number"),
+        (COVARIATE, "value", None, "null", "a finite number"),
+        (COVARIATE, "value", "1", '"1"', "a finite number"),
+        (COVARIATE, "value", math.inf, "null", "a finite number"),
+        (COVARIATE, "model", MISSING, "nothing", A_NAME),
+        (COVARIATE, "time", MISSING, "nothing", A_TIME),
         (SHADOW, "arm", 1, "1", A_NAME),
         (REWARD, "name", MISSING, "nothing", A_NAME),
         (REWARD, "name", "", '""', A_NAME),
@@ -209,6 +235,16 @@ LONG = '"' + "x" * 56 + "..."
         (SPLIT, "weights", {"v1": 9999.5, "v2": 0.5}, '{"v1":9999.5,"v2":0.5}', WEIGHTS),
         (SPLIT, "weights", {"v1": True}, '{"v1":true}', WEIGHTS),
         (SPLIT, "weights", {"": 10000}, '{"":10000}', WEIGHTS),
+        (SPLIT, "segments", {"de": {"v1": 9999}}, 'a sum of 9999 in "de"', "10000"),
+        (SPLIT, "segments", {"de": {}}, 'a sum of 0 in "de"', "10000"),
+        (SPLIT, "segments", {"de": {"v1": 0.5}}, '{"de":{"v1":0.5}}', SEGMENTS),
+        (SPLIT, "segments", {"de": {"v1": 10001}}, '{"de":{"v1":10001}}', SEGMENTS),
+        (SPLIT, "segments", {"de": None}, '{"de":null}', SEGMENTS),
+        (SPLIT, "segments", {"": {"v1": 10000}}, '{"":{"v1":10000}}', SEGMENTS),
+        (SPLIT, "segments", ["de"], '["de"]', SEGMENTS),
+        (VERSION, "covariates", {"u": "1"}, '{"u":"1"}', "finite numbers by unit"),
+        (VERSION, "covariates", {"": 1}, '{"":1}', "finite numbers by unit"),
+        (VERSION, "covariates", {"u": math.nan}, '{"u":null}', "finite numbers by unit"),
         (VERSION, "version", MISSING, "nothing", A_NAME),
         (VERSION, "role", "boss", '"boss"', "one of champion, candidate"),
         (VERSION, "parent", 1, "1", A_NAME),
@@ -348,6 +384,7 @@ def test_an_extension_of_a_cloud_event_is_never_taken_for_a_field() -> None:
         ({"specversion": "0.3"}, 'specversion: found "0.3", expected "1.0"'),
         ({"specversion": 1.0}, 'specversion: found 1.0, expected "1.0"'),
         ({"type": "com.example.tick"}, 'type: found "com.example.tick", expected one of dev.und'),
+        ({"type": "dev.understudy.covariate"}, "model: found nothing, expected a text of 1 to 128"),
         ({"type": "dev.understudy.click"}, 'type: found "click", expected one of exposure'),
         ({"data": None}, "data: found null, expected a JSON object"),
         ({"data": "text"}, 'data: found "text", expected a JSON object'),

@@ -1,84 +1,115 @@
 """What rolls a candidate back in every stage, and what holds it: asked before anything else.
 
-Harm is proven when an e-value passes 1 / (w alpha): by Ville's inequality the chance that this ever
-happens to a candidate that is not worse is at most w alpha. The shares w of the several ways to
-fail sum to one over the ways that the policy uses, so the chance of any false rollback over the
-whole stage is at most alpha. Signals about the data itself (sample ratio, no rewards at all) never
-roll back: they mean that the evidence cannot be trusted, in either direction.
+Which e-values these are, and what they must reach, stands in `conditions`. Signals about the data
+(sample ratio, no rewards at all, rewards that stopped, silence) never roll back: they mean that the
+evidence cannot be trusted, in either direction.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Final
-
-from controller.core.decide.situation import Situation
-from controller.core.model import Ruling, Verdict
-
-ERROR_SHARE: Final = 0.3
-"""The share of `false_rollback` that the error guardrail may spend; the reward has the rest."""
-
-SAMPLE_RATIO_THRESHOLD: Final = 1e4
-"""An e-value beyond this says that arms did not get the traffic that the splits say."""
+from controller.core.decide.conditions import Condition, harm, named, sample_ratio
+from controller.core.decide.situation import Situation, for_people
+from controller.core.model import CandidateEvidence, GuardEvidence, Ruling, Verdict
 
 
-def harm(situation: Situation, alpha: float) -> Ruling | None:
-    """A roll-back where harm is proven at `alpha`, else None."""
-    evidence = situation.evidence
-    error_share = ERROR_SHARE if situation.has_error_guardrail else 0.0
-    if error_share and evidence.log_errors >= _threshold(error_share * alpha):
-        return Ruling(Verdict.ROLL_BACK, "errors", _errors_sentence(situation))
-    if evidence.log_harm >= _threshold((1 - error_share) * alpha):
-        return Ruling(Verdict.ROLL_BACK, "reward_harm", _harm_sentence(situation, alpha))
+def harmed(situation: Situation, alpha: float) -> Ruling | None:
+    """A roll-back of the first candidate whose harm is proven at `alpha`, else None."""
+    for seen in situation.live:
+        for condition in harm(situation, seen, alpha):
+            if condition.is_met:
+                reason = _sentence(seen, condition)
+                arm = seen.candidate.arm
+                return Ruling(Verdict.ROLL_BACK, condition.cause, reason, candidate=arm)
     return None
 
 
 def doubt(situation: Situation) -> Ruling | None:
     """A hold where the data cannot be trusted, else None."""
-    seen, weights = situation.evidence, situation.split_at(situation.share)
-    if situation.health.log_sample_ratio >= _threshold(1 / SAMPLE_RATIO_THRESHOLD):
-        reason = (
-            f"sample ratio mismatch: {seen.candidate.arm} and {seen.champion.arm} did not get the "
-            "traffic that the splits say, so the evidence cannot be trusted"
-        )
-        return Ruling(Verdict.HOLD, "sample_ratio", reason, weights)
-    outcomes = seen.candidate.n + seen.champion.n
-    if outcomes and not situation.health.rewards:
-        # All are the default, so the arms look alike to the last digit: a broken pipe does that.
-        reason = f"no reward came for any of {outcomes} outcomes, so they say nothing"
-        return Ruling(Verdict.HOLD, "no_rewards", reason, weights)
+    found = _ratio(situation) or _silence(situation) or _rewards(situation)
+    if found is None:
+        return None
+    cause, reason = found
+    return Ruling(Verdict.HOLD, cause, reason, situation.unchanged)
+
+
+def _ratio(situation: Situation) -> tuple[str, str] | None:
+    for condition in sample_ratio(situation):
+        if condition.is_met:
+            reason = (
+                f"sample ratio mismatch ({condition.name}): {condition.candidate} and "
+                f"{situation.rollout.champion} did not get the traffic that the splits say, so the "
+                "evidence cannot be trusted"
+            )
+            return "sample_ratio", reason
     return None
 
 
-def proven(log_e: float, alpha: float) -> bool:
-    """Whether an e-value is complete evidence at level `alpha`."""
-    return log_e >= _threshold(alpha)
+def _silence(situation: Situation) -> tuple[str, str] | None:
+    health = situation.health
+    if health.silent_s <= health.stale_after_s:
+        return None
+    return "stale", f"no request was answered for {for_people(health.silent_s)}: nothing is known"
 
 
-def progress(log_e: float, alpha: float) -> str:
-    """An e-value against its threshold, for people."""
-    return f"evidence {math.exp(min(log_e, 50.0)):.3g} of {1 / alpha:.3g}"
+def _rewards(situation: Situation) -> tuple[str, str] | None:
+    health = situation.health
+    outcomes = sum(seen.candidate.n for seen in situation.live)
+    outcomes += situation.evidence[0].champion.n
+    if outcomes and not health.rewards:
+        # All are the default, so the arms look alike to the last digit: a broken pipe does that.
+        return "no_rewards", f"no reward came for any of {outcomes} outcomes, so they say nothing"
+    if health.join_fall is not None:
+        now, before = health.join_fall
+        reason = (
+            f"{now:.2%} of the outcomes have a reward, it was {before:.2%}: rewards are lost or "
+            "late, so the evidence cannot be trusted"
+        )
+        return "join_rate", reason
+    return None
 
 
-def _threshold(alpha: float) -> float:
-    return -math.log(alpha)
+def unready(situation: Situation, seen: CandidateEvidence) -> tuple[str, str] | None:
+    """Why a candidate whose worth is proven is still not promoted: (cause, reason), or None."""
+    n, arm = seen.candidate.n, seen.candidate.arm
+    if n < situation.min_units:
+        return "min_units", f"{n} of {situation.min_units} units of {arm} were judged"
+    return None
 
 
-def _errors_sentence(situation: Situation) -> str:
-    bad, good = situation.evidence.candidate, situation.evidence.champion
-    return (
-        f"{bad.arm} fails {_percent(bad.errors, bad.answers)} of its requests, "
-        f"{good.arm} {_percent(good.errors, good.answers)}: more than the guardrail allows"
-    )
+def _sentence(seen: CandidateEvidence, condition: Condition) -> str:
+    bad, good = seen.candidate, seen.champion
+    if condition.guard is not None:
+        return f"{bad.arm} {_exceeds(seen, condition.guard)}: more than the guardrail allows"
+    means = f"{_number(bad.mean)} against {_number(good.mean)}"
+    chance = f"at most {condition.alpha:.2g} likely to be chance"
+    if condition.cause == "reward_fast":
+        return (
+            f"{bad.arm} gets its rewards less often than {good.arm}, counted as they come in; so "
+            f"far {means} on {bad.n} final outcomes, {chance}"
+        )
+    return f"{bad.arm} earns less than {good.arm}: {means} on {bad.n} outcomes, {chance}"
 
 
-def _harm_sentence(situation: Situation, alpha: float) -> str:
-    seen = situation.evidence
-    means = f"{_number(seen.candidate.mean)} against {_number(seen.champion.mean)}"
-    return (
-        f"{seen.candidate.arm} earns less than {seen.champion.arm}: {means} on "
-        f"{seen.candidate.n} outcomes, at most {alpha:.2g} likely to be chance"
-    )
+def _exceeds(seen: CandidateEvidence, guard: GuardEvidence) -> str:
+    if guard.metric == "error_rate":
+        bad, good = seen.candidate, seen.champion
+        return (
+            f"fails {_percent(bad.errors, bad.answers)} of its requests, "
+            f"{good.arm} {_percent(good.errors, good.answers)}"
+        )
+    if guard.metric == "latency":
+        limit = "" if guard.limit_ms is None else f" than {guard.limit_ms:.4g} ms"
+        return (
+            f"is slower than {seen.champion.arm} at {guard.detail}: {_share(guard.candidate)} of "
+            f"its answers take longer{limit}, {_share(guard.champion)} of the champion's longer "
+            "than its own"
+        )
+    means = f"{_number(guard.candidate)} against {_number(guard.champion)}"
+    return f"has more {named(guard)} than {seen.champion.arm}, {means}"
+
+
+def _share(value: float | None) -> str:
+    return "an unknown share" if value is None else f"{value:.2%}"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -7,29 +7,25 @@ oldest fault of canary tools).
 
 from __future__ import annotations
 
-from typing import Final
-
-from controller.core.decide.guardrail import proven
+from controller.core.decide import conditions
 from controller.core.decide.situation import Situation, basis_points, for_people
 from controller.core.model import BASIS, Ruling, Verdict
 from controller.core.policy import Stage
-
-FALSE_ROLLBACK: Final = 0.01
-"""A shadow stage states no level of its own; this is the default of the other stages."""
 
 
 def rule(stage: Stage, situation: Situation) -> Ruling:
     """What the shadow stage says now."""
     shadow = stage.shadow
     assert shadow is not None
+    seen = situation.only
+    candidate = seen.candidate.arm
     weights = {situation.rollout.champion: BASIS}
-    mirror = {situation.rollout.candidate: basis_points(shadow.percent)}
+    mirror = {candidate: basis_points(shadow.percent)}
 
     def ruling(verdict: Verdict, cause: str, reason: str) -> Ruling:
         return Ruling(verdict, cause, reason, weights=weights, mirror=mirror)
 
-    candidate = situation.rollout.candidate
-    if proven(situation.evidence.log_shadow_errors, FALSE_ROLLBACK):
+    if any(condition.is_met for condition in conditions.shadow(seen)):
         return ruling(
             Verdict.ROLL_BACK,
             "shadow_errors",

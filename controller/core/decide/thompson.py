@@ -1,10 +1,11 @@
 """The Thompson stage: each arm's share follows its probability to be the best.
 
 The weights are the probabilities themselves, by quadrature, not draws: the split is the same on
-replay, and its propensities are known. Both arms keep the floor. The stage ends on e-values, not on
-the posterior alone, because looking at a posterior until it passes 99 % names a winner among equals
-far more often than 1 %: the probability, the loss still possible, the outcomes *and* the e-value at
-`1 - promote_probability` must all be there.
+replay, and its propensities are known. All arms keep the floor. Where the policy names segments,
+each has weights of its own. The stage ends on e-values, not on the posterior alone, because looking
+at a posterior until it passes 99 % names a winner among equals far more often than 1 %: the
+probability, the loss still possible, the outcomes *and* the e-value at K / (1 -
+`promote_probability`) must all be there, and the guardrails be proven to be kept.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from controller.core.decide.guardrail import doubt, harm, progress, proven
+from controller.core.decide.conditions import promotion
+from controller.core.decide.guardrail import doubt, harmed, unready
 from controller.core.decide.situation import Situation
-from controller.core.model import BASIS, Ruling, Verdict
+from controller.core.model import BASIS, CandidateEvidence, Ruling, Verdict
 from controller.core.policy import Stage, Thompson
 from controller.errors import InvariantError
 
@@ -27,48 +29,95 @@ def rule(stage: Stage, situation: Situation) -> Ruling:
     """What the Thompson stage says now."""
     thompson = stage.thompson
     assert thompson is not None
-    alpha = 1 - thompson.promote_probability
-    decisive = harm(situation, alpha) or doubt(situation)
+    decisive = harmed(situation, 1 - thompson.promote_probability) or doubt(situation)
     if decisive is not None:
         return decisive
-    weights = situation.split_at(_share(thompson, situation))
-    seen = situation.evidence
+    weights = _weights(thompson, situation)
+    segments = _segments(thompson, situation, weights)
+    leader = max(situation.live, key=lambda seen: (seen.p_best, seen.log_superior))
+    claim = promotion(stage, situation, leader)[0]
     sentence = (
-        f"{seen.candidate.arm} is best with probability {seen.p_best:.3g} on "
-        f"{situation.stage_outcomes} outcomes, loss {seen.loss:.2%}"
+        f"{leader.candidate.arm} is best with probability {leader.p_best:.3g} on "
+        f"{situation.stage_outcomes(leader)} outcomes, loss {leader.loss:.2%}"
     )
-    if _is_best(thompson, situation) and proven(seen.log_superior, alpha):
-        verdict = Verdict.PROMOTE if situation.is_last else Verdict.ADVANCE
-        return Ruling(verdict, "better", sentence, weights)
-    reason = f"exploring: {sentence}, {progress(seen.log_superior, alpha)}"
-    return Ruling(Verdict.HOLD, "exploring", reason, weights)
+    arm = leader.candidate.arm
+    cause = "exploring"
+    if _is_best(thompson, situation, leader) and claim.is_met:
+        missing = _missing(stage, situation, leader)
+        if missing is None:
+            verdict = Verdict.PROMOTE if situation.is_last else Verdict.ADVANCE
+            return Ruling(verdict, "better", sentence, weights, segments=segments, candidate=arm)
+        cause, what = missing
+        sentence = f"{sentence}, but {what}"
+    reason = f"exploring: {sentence}, {claim.progress}"
+    return Ruling(Verdict.HOLD, cause, reason, weights, segments=segments)
 
 
-def _is_best(thompson: Thompson, situation: Situation) -> bool:
-    seen = situation.evidence
+def _missing(stage: Stage, situation: Situation, seen: CandidateEvidence) -> tuple[str, str] | None:
+    for condition in promotion(stage, situation, seen)[1:]:
+        if not condition.is_met:
+            return condition.cause, f"not yet proven {condition.name}: {condition.progress}"
+    return unready(situation, seen)
+
+
+def _is_best(thompson: Thompson, situation: Situation, seen: CandidateEvidence) -> bool:
     return (
-        situation.stage_outcomes >= thompson.min_outcomes
+        situation.stage_outcomes(seen) >= thompson.min_outcomes
         and seen.p_best >= thompson.promote_probability
         and seen.loss <= thompson.max_loss
     )
 
 
-def _share(thompson: Thompson, situation: Situation) -> int:
-    """The candidate's share by `weights_of`, not changed more often than `update_every`.
+def _is_due(thompson: Thompson, situation: Situation) -> bool:
+    """Whether the weights may change now: not more often than `update_every`."""
+    rollout = situation.rollout
+    is_first = rollout.weights_updated < rollout.stage_started
+    is_new_arm = set(situation.weights) - {rollout.champion} != set(rollout.live)
+    age_s = situation.now - rollout.weights_updated
+    return is_first or is_new_arm or age_s >= thompson.update_every
 
-    Both arms keep at least a basis point, whatever the floor: an arm without traffic can neither
-    be compared with nor come back.
-    """
-    is_first = situation.rollout.weights_updated < situation.rollout.stage_started
-    age_s = situation.now - situation.rollout.weights_updated
-    if not is_first and age_s < thompson.update_every:
-        return situation.share
-    p_best = situation.evidence.p_best
-    floor = min(max(thompson.floor, 1 / BASIS), 0.5)
-    _, wanted = weights_of((1 - p_best, p_best), floor)
-    if not is_first and abs(wanted - situation.share) < SMALLEST_CHANGE:
-        return situation.share
+
+def _weights(thompson: Thompson, situation: Situation) -> dict[str, int]:
+    """The pooled split by `weights_of`."""
+    if not _is_due(thompson, situation):
+        return situation.unchanged
+    wanted = _by_best(thompson, situation, situation.best)
+    rollout = situation.rollout
+    is_first = rollout.weights_updated < rollout.stage_started
+    if not is_first and not _moves(wanted, situation.weights):
+        return situation.unchanged
     return wanted
+
+
+def _segments(
+    thompson: Thompson, situation: Situation, weights: dict[str, int]
+) -> dict[str, dict[str, int]] | None:
+    """The split of each segment; None leaves them as they are."""
+    if thompson.segments is None or not _is_due(thompson, situation):
+        return None
+    return {
+        name: _by_best(thompson, situation, best) if best else weights
+        for name, best in situation.segments.items()
+    }
+
+
+def _by_best(thompson: Thompson, situation: Situation, best: Sequence[float]) -> dict[str, int]:
+    """All arms keep at least a basis point, whatever the floor.
+
+    An arm without traffic can neither be compared with nor come back.
+    """
+    names = (situation.rollout.champion, *situation.rollout.live)
+    most = BASIS // len(names) / BASIS
+    floor = min(max(thompson.floor, 1 / BASIS), most)
+    return dict(zip(names, weights_of(best, floor), strict=True))
+
+
+def _moves(wanted: dict[str, int], present: object) -> bool:
+    """Whether some share changes by enough to be worth an epoch."""
+    assert isinstance(present, dict)
+    if set(wanted) != set(present):
+        return True
+    return any(abs(wanted[arm] - present[arm]) >= SMALLEST_CHANGE for arm in wanted)
 
 
 def weights_of(best: Sequence[float], floor: float) -> tuple[int, ...]:

@@ -25,9 +25,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from controller.core.estimate import bandit, game, latency, moments, purse, reward, risk
+from controller.core.estimate import bandit, game, latency, moments, purse, reward, risk, rivals
 from controller.core.estimate import evidence as telling
 from controller.core.estimate import health as ratios
+from controller.core.estimate import recent as week
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.growth import ebh
 from controller.core.estimate.spec import EstimatorSpec, History, RewardSpec
@@ -38,6 +39,7 @@ from controller.core.model import (
     Flow,
     Growth,
     Health,
+    Lift,
     Sample,
 )
 
@@ -51,8 +53,8 @@ __all__ = [
     "evidence",
     "growth",
     "health",
+    "judged",
     "latency_limits",
-    "loss",
     "new_epoch",
     "new_step",
     "observe_answers",
@@ -63,6 +65,8 @@ __all__ = [
     "observe_reward",
     "observe_shadow",
     "observe_units",
+    "odds",
+    "recent",
     "start",
     "with_candidate",
 ]
@@ -89,6 +93,8 @@ def start(spec: EstimatorSpec, history: History, *, candidates: int = 1) -> Esti
         ),
         risk=risk.start(candidates, spec.min_effect, is_minimised=spec.is_minimised),
         blocks=_blocks(spec, history, candidates) if spec.has_bandit else None,
+        rivals=rivals.start(spec, history, candidates),
+        recent=week.start(candidates),
         units=ratios.start(candidates),
         outcomes=ratios.start(candidates),
         dropped=ratios.start(candidates),
@@ -127,6 +133,8 @@ def with_candidate(spec: EstimatorSpec, est: Estimators) -> Estimators:
         ),
         risk=risk.with_candidate(est.risk),
         blocks=None if est.blocks is None else bandit.with_arm(est.blocks),
+        rivals=rivals.with_candidate(spec, est.rivals),
+        recent=week.with_candidate(est.recent),
         units=ratios.with_candidate(est.units),
         outcomes=ratios.with_candidate(est.outcomes),
         dropped=ratios.with_candidate(est.dropped),
@@ -144,6 +152,7 @@ def new_epoch(
         reward=reward.new_epoch(est.reward),
         errors=game.new_epoch(est.errors),
         rewards=tuple(reward.new_epoch(one) for one in est.rewards),
+        rivals=rivals.new_epoch(est.rivals),
     )
 
 
@@ -178,9 +187,12 @@ def observe_outcomes(
     by, arms = judges(spec).reward, cells
     if sample is not None and not by.spec.is_binary:
         arms = purse.arms(sample, est.candidates)
+    seen = cells if cells is not None else sample
     return replace(
         est,
         reward=reward.observed(by, est.reward, cells, sample),
+        rivals=est.rivals if cells is None else rivals.observed(spec, est.rivals, cells),
+        recent=est.recent if seen is None else week.observe(est.recent, seen, time),
         outcomes=est.outcomes if arms is None else ratios.update(est.outcomes, arms),
         clock=max(est.clock, time),
     )
@@ -311,13 +323,30 @@ def best(
     return bandit.best(est.blocks, est.clock, segment)
 
 
-def loss(
+def odds(
     spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
     est: Estimators,
-    candidate: int,
-) -> float:
-    """What is lost on average, relative to the champion, by promoting a candidate; NaN as above."""
-    return math.nan if est.blocks is None else bandit.loss(est.blocks, est.clock, candidate)
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`best` for all, and what promoting each candidate loses on average, relative; or NaN."""
+    if est.blocks is None:
+        return (math.nan,) * (1 + est.candidates), (math.nan,) * est.candidates
+    return bandit.odds(est.blocks, est.clock)
+
+
+def judged(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+) -> tuple[int, ...]:
+    """Analysed outcomes of each candidate so far."""
+    return tuple(round(n) for n in reward.seen(est.reward)[:, 2].tolist())
+
+
+def recent(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+) -> tuple[Lift | None, ...]:
+    """What the last week alone says of each candidate's lift."""
+    return week.lifts(est.recent)
 
 
 def growth(spec: EstimatorSpec, est: Estimators, candidate: int, pi: float) -> Growth:

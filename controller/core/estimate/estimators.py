@@ -11,8 +11,10 @@ from controller.core.estimate.book import ERRORS, Book, guard_book
 from controller.core.estimate.game import Game
 from controller.core.estimate.health import SampleRatio
 from controller.core.estimate.latency import Latency
+from controller.core.estimate.recent import Recent
 from controller.core.estimate.reward import Judge, Reward
 from controller.core.estimate.risk import Risk
+from controller.core.estimate.rivals import Rivals
 from controller.core.estimate.spec import EstimatorSpec
 
 
@@ -28,6 +30,8 @@ class Estimators:
     risk        first rewards as they come, of units at risk
     blocks      what the bandit remembers; None where there is none
     units, outcomes, dropped   arms of assigned units, of closed outcomes, of dropped events
+    rivals      candidates against each other
+    recent      the last week alone
     candidates  how many there are
     clock       epoch seconds of the latest that was observed
     """
@@ -42,6 +46,8 @@ class Estimators:
     units: SampleRatio
     outcomes: SampleRatio
     dropped: SampleRatio
+    rivals: Rivals
+    recent: Recent
     candidates: int
     clock: float
 

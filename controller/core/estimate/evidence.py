@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from controller.core.estimate import bandit, latency, purse, reward, risk
 from controller.core.estimate import growth as forecast
+from controller.core.estimate import latency, purse, reward, risk, rivals
 from controller.core.estimate.book import Book
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.game import Game
@@ -25,11 +25,14 @@ from controller.core.model import ArmSummary, CandidateEvidence, Float, Growth, 
 def of_candidates(
     spec: EstimatorSpec, est: Estimators, champion: str, candidates: Sequence[str]
 ) -> tuple[CandidateEvidence, ...]:
-    """What is known of the first candidates of the rollout, of these names, against `champion`."""
+    """What is known of the first candidates of the rollout, of these names, against `champion`.
+
+    What the bandit thinks is not asked here: its integrals cost more than all the rest.
+    """
     log_e, log_mixed = reward.log_e(est.reward)
     arms = _summaries(spec.reward, est, champion, candidates)
     shadow = _errors_guards(spec, est.shadow)
-    p_best, losses = _bandit(est)
+    better = rivals.log_better(est.rivals).tolist()
     of_each = zip(
         arms,
         _guards(spec, est),
@@ -52,8 +55,9 @@ def of_candidates(
             log_noninferior=_per_stage(spec, families),
             guards=guards,
             shadow=shadow[i] if shadow else None,
-            p_best=p_best[1 + i],
-            loss=losses[i],
+            log_better=tuple(better[i]),
+            p_best=math.nan,
+            loss=math.nan,
             capped=reward.share_cut(est.reward),
             multiplicity=est.candidates,
         )
@@ -67,13 +71,6 @@ def of_candidates(
             fast,
         ) in enumerate(of_each)
     )
-
-
-def _bandit(est: Estimators) -> tuple[Sequence[float], Sequence[float]]:
-    """P(best) of the champion and of each candidate; the loss of promoting each candidate."""
-    if est.blocks is None:
-        return [math.nan] * (1 + est.candidates), [math.nan] * est.candidates
-    return bandit.odds(est.blocks, est.clock)
 
 
 def _per_stage(spec: EstimatorSpec, families: list[float]) -> tuple[float, ...]:

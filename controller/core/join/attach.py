@@ -1,52 +1,53 @@
-"""What a reward does once its exposure is found: to the exposure, and to the root of its unit."""
+"""What a reward does once its exposure is found."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from controller.core.join.chains import push_entries
+from controller.core.join.refuse import Cause, Refusals
 from controller.core.join.rule import JoinRewards, JoinRule
-from controller.core.join.store import NONE, STALE, tally
+from controller.core.join.store import ANALYSED, CLOSED, OWN, STALE, WAITING, tally
 from controller.core.join.table import Table
 from controller.core.model import Bool, Int
 
 
-def attach(table: Table, rule: JoinRule, rows: Int, rewards: JoinRewards) -> None:
-    """Join rewards to pending exposures, and credit them to the roots of the exposures' units."""
+def join(table: Table, rule: JoinRule, rows: Int, rewards: JoinRewards, refusals: Refusals) -> None:
+    """Join rewards to the exposures that they belong to, unless they are late."""
+    store = table.exposures
+    time = store.time[rows]
+    is_closed = (store.flags[rows] & CLOSED) != 0
+    too_late = rewards.time > time + rule.window_s
+    too_early = rewards.time < time - rule.grace_s
+    refusals.refuse(rewards.offset[is_closed], Cause.AFTER_CLOSE)
+    refusals.refuse(rewards.offset[too_late & ~is_closed], Cause.AFTER_WINDOW)
+    refusals.refuse(rewards.offset[too_early & ~is_closed], Cause.BEFORE_EXPOSURE)
+    lost = rows[is_closed & ~too_late & ~too_early]
+    arm, stratum = store.arm[lost].astype(np.int64), store.stratum[lost].astype(np.int64)
+    refusals.drop(arm, stratum, is_exposure=False)
+    good = ~(is_closed | too_late | too_early)
+    _attach(table, rows[good], rewards.pick(good))
+
+
+def _attach(table: Table, rows: Int, rewards: JoinRewards) -> None:
+    """Join rewards to pending exposures; which roots they count for is seen when it is settled."""
     if not rows.size:
         return
-    push_entries(table.exposures, table.entries, rows, rewards, own=True)
-    table.joined = tally(table.joined, table.exposures.arm[rows], 1)
-    if rule.units:
-        credit(table, rule, rows, rewards)
-
-
-def credit(table: Table, rule: JoinRule, rows: Int, rewards: JoinRewards) -> None:
-    """Count rewards of later exposures for the pending roots of their units.
-
-    Intention to treat: what a unit does within the window after it entered counts for the arm that
-    it entered with, whichever of its requests led to it.
-    """
     store = table.exposures
-    mine = np.flatnonzero((store.unit[rows] != 0) & ((store.flags[rows] & STALE) == 0))
-    rows, rewards = rows[mine], rewards.pick(mine)
-    unit = table.find_units(rows)
-    root = np.where(unit >= 0, table.units.root[unit], NONE).astype(np.int64)
-    closed_root = (unit >= 0) & table.units.entered[unit] & (root < 0)
-    follows = (root >= 0) & precedes(table, root, rows)
-    counts = follows & (rewards.time <= store.time[root] + rule.window_s)
-    push_entries(table.exposures, table.entries, root[counts], rewards.pick(counts), own=False)
-    # A root that is earlier than the exposure may still come, until the watermark passes it.
-    early = ~follows & ~closed_root & (root != rows)
-    early &= store.time[rows] >= table.clock - rule.grace_s
-    old_rows, old = table.early
-    table.early = (np.concatenate([old_rows, rows[early]]), old.followed_by(rewards.pick(early)))
+    arm, stratum = store.arm[rows], store.stratum[rows]
+    table.joined = tally(table.joined, arm, 1)
+    table.lately = table.lately.and_also(arm.astype(np.int64), stratum.astype(np.int64))
+    may_count = _may_count(table, rows)
+    flags = OWN | (WAITING * may_count.astype(np.uint8))
+    items = push_entries(store, table.entries, rows, rewards, flags=flags)
+    table.scoring.add(items[may_count], rewards.time[may_count])
 
 
-def precedes(table: Table, first: Int, second: Int) -> Bool:
-    """Whether the first exposure comes before the second, by (time, request)."""
+def _may_count(table: Table, rows: Int) -> Bool:
+    """Whether rewards of these exposures can count for a root: that exposure, or its unit's."""
     store = table.exposures
-    before, after = store.time[first], store.time[second]
-    tie = (before == after) & (store.request[first] < store.request[second])
-    earlier: Bool = (before < after) | tie
-    return earlier
+    flags = store.flags[rows]
+    may_count: Bool = (flags & ANALYSED) != 0
+    if store.has("root"):
+        may_count |= ((flags & STALE) == 0) & (store.unit[rows] != 0)
+    return may_count

@@ -1,4 +1,6 @@
-"""Linked chains over columns, all chains of a call walked at once, one link a step.
+"""Chains and order: linked lists over columns, and the places of exposures.
+
+All chains of a call are walked at once, one link a step.
 
 An exposure has a chain of the rewards that were joined to it, a unit one of its exposures. The
 newest item comes first: `head[owner]`, then `following[item]`, and so on to NONE.
@@ -12,23 +14,30 @@ from __future__ import annotations
 import numpy as np
 
 from controller.core.join.rule import JoinRewards
-from controller.core.join.store import ExposureStore, RewardStore, Slot
-from controller.core.model import Int, Key
+from controller.core.join.store import ExposureStore, Flags, RewardStore, Slot
+from controller.core.model import Bool, Int, Key
 
 
 def push_entries(
-    exposures: ExposureStore, store: RewardStore, rows: Int, rewards: JoinRewards, *, own: bool
-) -> None:
-    """Put rewards at the heads of the chains of exposures."""
+    exposures: ExposureStore,
+    store: RewardStore,
+    rows: Int,
+    rewards: JoinRewards,
+    *,
+    flags: int | Flags,
+) -> Int:
+    """Put rewards at the heads of the chains of exposures; gives their rows."""
     if not rows.size:
-        return
+        return rows
     items = store.take(rows.size)
     store.time[items] = rewards.time
     store.id[items] = rewards.id
     store.value[items] = rewards.value
-    store.own[items] = own
+    store.owner[items] = rows
+    store.flags[items] = flags
     order = np.argsort(rows, kind="stable")
     link(exposures.rewards, store.next, rows[order], items[order])
+    return items
 
 
 def link(head: Slot, following: Slot, owners: Int, items: Int) -> Int:
@@ -66,3 +75,24 @@ def entries_of(exposures: ExposureStore, store: RewardStore, rows: Int) -> tuple
         entry = store.next[entry].astype(np.int64)
     none = np.empty(0, np.int64)
     return np.concatenate([none, *owners]), np.concatenate([none, *entries])
+
+
+def by_place(store: ExposureStore, rows: Int) -> Int:
+    """Exposures by (time, request), given by time: only those of equal times have to be sorted."""
+    time = store.time[rows]
+    equal = time[1:] == time[:-1]
+    if not equal.any():
+        return rows
+    tied = np.append(equal, False) | np.append(False, equal)
+    some = rows[tied]
+    rows = rows.copy()
+    rows[tied] = some[np.lexsort((store.request[some], time[tied]))]
+    return rows
+
+
+def precedes(store: ExposureStore, first: Int, second: Int) -> Bool:
+    """Whether the first exposure comes before the second, by (time, request)."""
+    before, after = store.time[first], store.time[second]
+    tie = (before == after) & (store.request[first] < store.request[second])
+    earlier: Bool = (before < after) | tie
+    return earlier

@@ -8,29 +8,33 @@ from __future__ import annotations
 
 import numpy as np
 
-from controller.core.join.absorb import Refusals, join
-from controller.core.join.chains import entries_of, link, starts
-from controller.core.join.rule import Cause, JoinRule, Refused
-from controller.core.join.store import ANALYSED, CLOSED, NONE, tally
+from controller.core.join.attach import join
+from controller.core.join.chains import by_place, entries_of, link, starts
+from controller.core.join.refuse import Cause, Refusals
+from controller.core.join.rule import Closed, Joined, JoinRule
+from controller.core.join.settle import settle
+from controller.core.join.store import ANALYSED, CLOSED, NONE, OWN, SCORED, tally
 from controller.core.join.table import Table
 from controller.core.model import Bool, Float, Int, Outcomes
 
 
-def close(table: Table, rule: JoinRule, clock: float) -> tuple[Outcomes, Refused]:
-    """Outcomes of the exposures with time + window <= watermark; consumes the table.
+def close(table: Table, rule: JoinRule, clock: float) -> Closed:
+    """What is certain at `clock`; consumes the table.
 
-    They come in exposure order: by time, then by request key.
+    Outcomes are those of the exposures with time + window <= watermark, in exposure order: by time,
+    then by request key.
     """
     watermark = table.advance(clock) - rule.grace_s
-    refused: Refusals = []
+    refusals = Refusals()
     if table.maturing is not None:
         _mature(table, watermark)
-        _match_units(table, rule, watermark, refused)
-    _orphan(table, rule, refused)
+        _match_units(table, rule, watermark, refusals)
+    _orphan(table, rule, refusals)
+    matured, events = settle(table, rule, watermark)
     outcomes = _close_due(table, rule, watermark)
-    _drop_early(table, watermark)
     _forget(table, rule)
-    return outcomes, Refused.gather(refused)
+    joined, table.lately = table.lately, Joined.none()
+    return Closed(outcomes, matured, events, refusals.dropped(), joined, refusals.refused())
 
 
 def _mature(table: Table, watermark: float) -> None:
@@ -47,7 +51,7 @@ def _mature(table: Table, watermark: float) -> None:
     units.count[unit[starts(unit)]] += sizes.astype(np.int32)
 
 
-def _match_units(table: Table, rule: JoinRule, watermark: float, refused: Refusals) -> None:
+def _match_units(table: Table, rule: JoinRule, watermark: float, refusals: Refusals) -> None:
     """Join the rewards up to the watermark to the last exposure of their unit before them."""
     ripe = table.unit_waiting.time <= watermark
     if not ripe.any():
@@ -57,8 +61,8 @@ def _match_units(table: Table, rule: JoinRule, watermark: float, refused: Refusa
     unit = table.by_unit.find(rewards.unit, table.units.unit)
     row = _last_before(table, unit, rewards.time)
     known = row >= 0
-    refused.append((rewards.offset[~known], Cause.NO_EXPOSURE))
-    join(table, rule, row[known], rewards.pick(known), refused)
+    refusals.refuse(rewards.offset[~known], Cause.NO_EXPOSURE)
+    join(table, rule, row[known], rewards.pick(known), refusals)
 
 
 def _last_before(table: Table, unit: Int, time: Float) -> Int:
@@ -77,19 +81,21 @@ def _last_before(table: Table, unit: Int, time: Float) -> Int:
     return found
 
 
-def _orphan(table: Table, rule: JoinRule, refused: Refusals) -> None:
+def _orphan(table: Table, rule: JoinRule, refusals: Refusals) -> None:
     if not table.waiting.time.size:
         return
     ripe = table.waiting.time + rule.grace_s <= table.clock
-    refused.append((table.waiting.offset[ripe], Cause.NO_EXPOSURE))
+    refusals.refuse(table.waiting.offset[ripe], Cause.NO_EXPOSURE)
     table.waiting = table.waiting.pick(~ripe)
 
 
 def _close_due(table: Table, rule: JoinRule, watermark: float) -> Outcomes:
     store = table.exposures
-    rows = table.calendar.due(rule.window_s, watermark, store.time)
-    rows = rows[np.lexsort((store.request[rows], store.time[rows]))]
-    analysed = (store.flags[rows] & ANALYSED) != 0
+    # Without a window an exposure at the very watermark is due, but not settled before the next.
+    limit = watermark if rule.window_s > 0 else np.nextafter(watermark, -np.inf)
+    rows = by_place(store, table.calendar.due(rule.window_s, limit, store.time))
+    flags = store.flags[rows]
+    analysed = (flags & ANALYSED) != 0
     value, analysed_value, joined = _values(table, rule, rows, analysed)
     outcomes = Outcomes(
         time=store.time[rows],
@@ -99,6 +105,10 @@ def _close_due(table: Table, rule: JoinRule, watermark: float) -> Outcomes:
         joined=joined,
         analysed=analysed,
         analysed_value=analysed_value,
+        unit=store.unit[rows],
+        bin=store.bin[rows].astype(np.int64),
+        base=np.where(analysed, store.bases(rows), 0),
+        scored=(flags & SCORED) != 0,
     )
     if rows.size:
         _retire(table, rows, rows[analysed])
@@ -111,7 +121,7 @@ def _values(table: Table, rule: JoinRule, rows: Int, analysed: Bool) -> tuple[Fl
     owner, entry = entries_of(table.exposures, store, rows)
     order = np.lexsort((store.id[entry], store.time[entry], owner))
     owner, entry = owner[order], entry[order]
-    own = store.own[entry]
+    own = (store.flags[entry] & OWN) != 0
     value = _aggregate(rule, owner[own], store.value[entry[own]], rows.size)
     joined = np.zeros(rows.size, np.bool_)
     joined[owner[own]] = True
@@ -119,6 +129,7 @@ def _values(table: Table, rule: JoinRule, rows: Int, analysed: Bool) -> tuple[Fl
     if not own.all():
         together = _aggregate(rule, owner, store.value[entry], rows.size)
         analysed_value = np.where(analysed, together, value)
+    store.flags[entry] = 0  # not WAITING, should a shorter window have closed it before its time
     store.give_back(entry)
     return value, analysed_value, joined
 
@@ -162,15 +173,8 @@ def _retire(table: Table, rows: Int, roots: Int) -> None:
     if not len(table.by_unit):
         return
     unit = table.find_units(roots)
-    unit = unit[unit >= 0]
-    table.units.root[unit] = NONE
-
-
-def _drop_early(table: Table, watermark: float) -> None:
-    rows, rewards = table.early
-    if rows.size:
-        keep = table.exposures.time[rows] >= watermark
-        table.early = (rows[keep], rewards.pick(keep))
+    is_last = (unit >= 0) & (table.units.root[unit] == roots)
+    table.units.root[unit[is_last]] = NONE
 
 
 def _forget(table: Table, rule: JoinRule) -> None:

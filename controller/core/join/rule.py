@@ -1,17 +1,15 @@
-"""What goes into the joiner and comes out of it, apart from outcomes."""
+"""What goes into the joiner and comes out of it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from enum import IntEnum
 from typing import Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from controller.core.model import Bool, Float, Int, Key, Reason, Rejected
+from controller.core.join.refuse import Dropped, Refused
+from controller.core.join.store import RewardStore
+from controller.core.model import Bool, Float, Int, Key, Outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,11 @@ class JoinExposures:
     arm         int64, index into the state's arms
     stratum     int64, index into the state's strata, -1 unknown
     in_rollout  bool, whether it belongs to the present rollout
+    level       int64, basis points: the candidate's share when it was routed, where units keep
+                their place on the circle as that share grows; 0: its unit is not re-bucketed
+    is_candidate  bool, whether its arm is not the champion
+    bin         int64 in 0..127, covariate bin of its unit, 0 unknown; it is kept and comes out
+                again with whatever becomes of the exposure
     """
 
     offset: Int
@@ -53,8 +56,11 @@ class JoinExposures:
     arm: Int
     stratum: Int
     in_rollout: Bool
+    level: Int
+    is_candidate: Bool
+    bin: Int
 
-    def pick(self, chosen: Int) -> Self:
+    def pick(self, chosen: Int | Bool) -> Self:
         """The exposures at these positions."""
         return type(self)(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
@@ -76,6 +82,13 @@ class JoinRewards:
         keys, floats = np.empty(0, np.uint64), np.empty(0)
         return cls(np.empty(0, np.int64), floats, keys, keys, keys, floats)
 
+    @classmethod
+    def of(cls, store: RewardStore, rows: Int) -> Self:
+        """Rewards that were joined, by their rows; whom they name is not kept."""
+        none = np.zeros(rows.size, np.uint64)
+        offset = np.zeros(rows.size, np.int64)
+        return cls(offset, store.time[rows], store.id[rows], none, none, store.value[rows])
+
     def pick(self, chosen: Int | Bool) -> Self:
         """The rewards at these positions."""
         return type(self)(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
@@ -90,67 +103,81 @@ class JoinRewards:
         return type(self)(**{name: np.concatenate(pair) for name, pair in pairs.items()})
 
 
-class Cause(IntEnum):
-    """Why the joiner could not use an event, finer than `Reason`."""
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """How many rewards were joined, by arm and stratum of their exposures; all arrays (m,), int64.
 
-    REPEATED_EXPOSURE = 0
-    EXPOSURE_TOO_LATE = 1
-    REPEATED_REWARD = 2
-    OUT_OF_RANGE = 3
-    AFTER_WINDOW = 4
-    AFTER_CLOSE = 5
-    BEFORE_EXPOSURE = 6
-    NO_EXPOSURE = 7
-    NO_REQUEST = 8
+    No pair of arm and stratum stands in it twice.
+    """
 
+    arm: Int
+    stratum: Int
+    count: Int
 
-_WORDS = {
-    Cause.REPEATED_EXPOSURE: (Reason.DUPLICATE, "an exposure with this request id is known"),
-    Cause.EXPOSURE_TOO_LATE: (Reason.LATE, "the exposure came later than the grace allows"),
-    Cause.REPEATED_REWARD: (Reason.DUPLICATE, "a reward with this id is known"),
-    Cause.OUT_OF_RANGE: (Reason.OUT_OF_RANGE, "the value is outside the policy's range"),
-    Cause.AFTER_WINDOW: (Reason.LATE, "the attribution window of its exposure had ended"),
-    Cause.AFTER_CLOSE: (Reason.LATE, "its exposure was closed before it came"),
-    Cause.BEFORE_EXPOSURE: (Reason.LATE, "it precedes its exposure by more than the grace"),
-    Cause.NO_EXPOSURE: (Reason.ORPHAN, "no exposure came that it could belong to"),
-    Cause.NO_REQUEST: (Reason.ORPHAN, "it names no request, and the policy joins by request_id"),
-}
+    @classmethod
+    def none(cls) -> Self:
+        """No rewards."""
+        empty = np.empty(0, np.int64)
+        return cls(empty, empty, empty)
+
+    def and_also(self, arm: Int, stratum: Int) -> Self:
+        """With one more reward for each of these."""
+        both = np.stack([np.concatenate([self.arm, arm]), np.concatenate([self.stratum, stratum])])
+        count = np.concatenate([self.count, np.ones(arm.size, np.int64)])
+        order = np.lexsort(both)
+        both, count = both[:, order], count[order]
+        first = np.flatnonzero(np.append(True, (both[:, 1:] != both[:, :-1]).any(axis=0)))
+        return type(self)(both[0, first], both[1, first], np.add.reduceat(count, first))
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """Events that the joiner could not use; arrays (n,), in order of offset.
+class Matured:
+    """Analysed exposures that the watermark has passed: at risk of an event from now on.
 
-    offset  int64
-    cause   int8, a `Cause`
+    All arrays (n,), in exposure order. A root is here once, before or together with its row in
+    `Events` and in the outcomes.
+
+    time, arm, stratum, unit, bin, base  as in `model.Outcomes`
     """
 
-    offset: Int
-    cause: NDArray[np.int8]
+    time: Float
+    arm: Int
+    stratum: Int
+    unit: Key
+    bin: Int
+    base: Int
 
-    @classmethod
-    def gather(cls, parts: Iterable[tuple[Int, Cause]]) -> Self:
-        """One column of all the parts: offsets, and why they were refused."""
-        kept = [(offset, cause) for offset, cause in parts if offset.size]
-        if not kept:
-            return cls(np.empty(0, np.int64), np.empty(0, np.int8))
-        offset = np.concatenate([offset for offset, _ in kept])
-        cause = np.concatenate([np.full(offset.size, cause, np.int8) for offset, cause in kept])
-        order = np.argsort(offset, kind="stable")
-        return cls(offset[order], cause[order])
 
-    def counts(self) -> dict[Reason, int]:
-        """How many events were refused for each reason."""
-        found: Counter[Reason] = Counter()
-        for cause, count in enumerate(np.bincount(self.cause)):
-            if count:
-                found[_WORDS[Cause(cause)][0]] += int(count)
-        return dict(found)
+@dataclass(frozen=True, slots=True)
+class Events:
+    """First rewards of analysed exposures: each is here at most once, and at risk no longer.
 
-    def listed(self) -> tuple[Rejected, ...]:
-        """The same as objects, for the dead-letter table."""
-        pairs = zip(self.offset.tolist(), self.cause.tolist(), strict=True)
-        return tuple(Rejected(offset, *_WORDS[Cause(cause)]) for offset, cause in pairs)
+    All arrays (n,), in order of (reward time, reward id). It is the first reward that decides, by
+    event time, whichever request of the unit led to it. It is an *event* if it is better than no
+    reward at all, in the sense in which the default is the bad end of the range:
+
+        value > default  where default < high, also where the default lies inside the range
+        value < default  where default = high: a reward can only take something away
+
+    A first reward that is no event (a label that says "wrong", a value equal to the default or, for
+    a default inside the range, below it) takes the unit out of risk without one: later rewards
+    count for the outcome's value, not here.
+
+    time, arm, stratum, unit, bin, base  those of the analysed exposure, as in `model.Outcomes`
+    value     float64, as it was reported
+    delay     float64, seconds from the exposure to the reward; 0 where clocks make it negative
+    is_event  bool
+    """
+
+    time: Float
+    arm: Int
+    stratum: Int
+    unit: Key
+    bin: Int
+    base: Int
+    value: Float
+    delay: Float
+    is_event: Bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +186,36 @@ class Absorbed:
 
     accepted  (n_exposures,) bool, in the order in which the exposures were given
     entered   (n_exposures,) bool: it enters the analysis, alone or as the first of its unit that
-              came; a unit enters once, also when an earlier exposure of it comes later
-    refused   exposures and rewards that could not be used
+              came, or as the first of its unit under a higher level. It is what is known now: an
+              exposure that comes later and precedes it takes its place in `Matured` and in the
+              outcomes, without being `entered`
+    base      (n_exposures,) int64, basis points: the level from which it re-enters, else 0
+    dropped   exposures that came too late, rewards that came after their exposure had closed
+    refused   exposures and rewards that could not be used, the dropped ones among them
     """
 
     accepted: Bool
     entered: Bool
+    base: Int
+    dropped: Dropped
+    refused: Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What became certain with a tick.
+
+    outcomes  exposures whose window has ended, in exposure order
+    matured   analysed exposures that the watermark has passed
+    events    their first rewards, up to the watermark
+    dropped   rewards that name a unit and came after the exposure had closed
+    joined    rewards joined since the last `close`
+    refused   rewards that could not be used, the dropped ones among them
+    """
+
+    outcomes: Outcomes
+    matured: Matured
+    events: Events
+    dropped: Dropped
+    joined: Joined
     refused: Refused

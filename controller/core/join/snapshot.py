@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from controller.core.join.calendar import Calendar
 from controller.core.join.chains import entries_of, push_entries
 from controller.core.join.index import HashIndex
-from controller.core.join.rule import JoinRewards
-from controller.core.join.store import CLOSED, NONE, Store, tally
+from controller.core.join.rule import Joined, JoinRewards
+from controller.core.join.store import CLOSED, NONE, SETTLED, WAITING, Store, tally
 from controller.core.model import Bool, Float, Int, Key
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def to_arrays(table: Table) -> Arrays:
     position = np.full(store.capacity + 1, NONE, np.int32)  # the last one answers for NONE
     position[rows] = np.arange(rows.size)
     arrays: Arrays = {"clock": np.array([table.clock]), "joined": table.joined.copy()}
-    names = [name for name in store.FIELDS if name != "rewards"]
+    arrays |= _copies("lately", table.lately)
+    names = [name for name in store.fields if name not in ("rewards", "prev", "root")]
     arrays |= {f"exposure.{name}": getattr(store, name)[rows] for name in names}
     arrays["exposure.closed_at"] = _closing_times(table)[rows]
     arrays |= _entry_arrays(table, rows)
@@ -43,9 +44,11 @@ def to_arrays(table: Table) -> Arrays:
     ids = table.by_id.rows()
     arrays |= {"id.id": table.ids.id[ids], "id.time": table.ids.time[ids]}
     for name in _WAITING:
-        arrays |= _reward_arrays(name, getattr(table, name))
-    arrays["early.row"] = position[table.early[0]]
-    return arrays | _reward_arrays("early", table.early[1])
+        arrays |= _copies(name, getattr(table, name))
+    if store.has("root"):
+        # Where the root was forgotten this is the position of whatever has its row now: as there.
+        arrays["exposure.root"] = position[store.root[rows]]
+    return arrays
 
 
 def restore(table: Table, arrays: Arrays) -> None:
@@ -57,7 +60,7 @@ def restore(table: Table, arrays: Arrays) -> None:
     _restore_entries(table, arrays, rows)
     _restore_ids(table, arrays)
     table.waiting, table.unit_waiting = (_rewards(name, arrays) for name in _WAITING)
-    table.early = (rows[arrays["early.row"].astype(np.int64)], _rewards("early", arrays))
+    table.lately = Joined(*(arrays[f"lately.{f.name}"].astype(np.int64) for f in fields(Joined)))
 
 
 def _closing_times(table: Table) -> Float:
@@ -71,7 +74,7 @@ def _closing_times(table: Table) -> Float:
 def _entry_arrays(table: Table, rows: Int) -> Arrays:
     owner, entry = entries_of(table.exposures, table.entries, rows)
     arrays: Arrays = {"entry.row": owner.astype(np.int32)}
-    names = [name for name in table.entries.FIELDS if name != "next"]
+    names = [name for name in table.entries.FIELDS if name not in ("next", "owner")]
     return arrays | {f"entry.{name}": getattr(table.entries, name)[entry] for name in names}
 
 
@@ -104,8 +107,8 @@ def _matured(table: Table) -> Bool:
     return matured
 
 
-def _reward_arrays(prefix: str, rewards: JoinRewards) -> Arrays:
-    return {f"{prefix}.{f.name}": getattr(rewards, f.name).copy() for f in fields(rewards)}
+def _copies(prefix: str, columns: JoinRewards | Joined) -> Arrays:
+    return {f"{prefix}.{f.name}": getattr(columns, f.name).copy() for f in fields(columns)}
 
 
 def _rewards(prefix: str, arrays: Arrays) -> JoinRewards:
@@ -130,7 +133,7 @@ def _keys(arrays: Arrays, name: str) -> Key:
 def _fill(store: Store, prefix: str, arrays: Arrays, count: int) -> Int:
     """New rows with the fields that `arrays` has."""
     rows = store.take(count)
-    for name in (name for name in store.FIELDS if f"{prefix}.{name}" in arrays):
+    for name in (name for name in store.fields if f"{prefix}.{name}" in arrays):
         getattr(store, name)[rows] = arrays[f"{prefix}.{name}"]
     return rows
 
@@ -138,12 +141,18 @@ def _fill(store: Store, prefix: str, arrays: Arrays, count: int) -> Int:
 def _restore_exposures(table: Table, arrays: Arrays) -> Int:
     store = table.exposures
     closed_at = _floats(arrays, "exposure.closed_at")
+    if "exposure.root" in arrays:
+        store.add_roots()
     rows = _fill(store, "exposure", arrays, closed_at.size)
+    if store.has("root"):
+        store.root[rows] = np.append(rows, NONE)[store.root[rows]]
     store.rewards[rows] = NONE
     table.by_request = HashIndex.of(rows, store.request)
     is_pending = (store.flags[rows] & CLOSED) == 0
     pending = rows[is_pending]
     table.calendar.add(pending, store.time[pending])
+    is_open = (store.flags[rows] & SETTLED) == 0
+    table.settling.add(rows[is_open], store.time[rows[is_open]])
     table.pending = tally(np.zeros(table.joined.size, np.int64), store.arm[pending], 1)
     for clock in np.unique(closed_at[~is_pending]):
         table.closed.append((float(clock), rows[closed_at == clock].astype(np.int32)))
@@ -169,7 +178,7 @@ def _restore_units(table: Table, arrays: Arrays, rows: Int) -> None:
 
 def _restore_entries(table: Table, arrays: Arrays, rows: Int) -> None:
     owner = rows[arrays["entry.row"].astype(np.int64)]
-    own = arrays["entry.own"].astype(np.bool_)
+    flags = arrays["entry.flags"].astype(np.uint8)
     none = np.zeros(owner.size, np.uint64)
     entries = JoinRewards(
         offset=none.astype(np.int64),
@@ -179,9 +188,9 @@ def _restore_entries(table: Table, arrays: Arrays, rows: Int) -> None:
         unit=none,
         value=_floats(arrays, "entry.value"),
     )
-    stores = table.exposures, table.entries
-    push_entries(*stores, owner[own], entries.pick(own), own=True)
-    push_entries(*stores, owner[~own], entries.pick(~own), own=False)
+    items = push_entries(table.exposures, table.entries, owner, entries, flags=flags)
+    is_waiting = (flags & WAITING) != 0
+    table.scoring.add(items[is_waiting], entries.time[is_waiting])
 
 
 def _restore_ids(table: Table, arrays: Arrays) -> None:

@@ -15,12 +15,15 @@ from typing import ClassVar, Final, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.model import Bool, Float, Int, Key
+from controller.core.model import Float, Int, Key
 
 Slot: TypeAlias = NDArray[np.int32]
 """Row numbers as they are stored; in calculations they are int64."""
 
 Flags: TypeAlias = NDArray[np.uint8]
+
+Level: TypeAlias = NDArray[np.int16]
+"""Levels of units in basis points, as they are stored; in calculations they are int64."""
 
 Kind = TypeVar("Kind", bound=np.generic)
 
@@ -36,6 +39,20 @@ CLOSED: Final = np.uint8(2)
 """Its outcome is out; the row is kept so that what comes too late is known as such."""
 STALE: Final = np.uint8(4)
 """It was absorbed before the present rollout began."""
+SETTLED: Final = np.uint8(8)
+"""Whether it is analysed is decided for good; not so: it stands in the calendar `settling`."""
+SCORED: Final = np.uint8(16)
+"""It is analysed and had its row in `Events`."""
+IN_ROLLOUT: Final = np.uint8(32)
+"""It belongs to the rollout that was on when it was absorbed."""
+CANDIDATE: Final = np.uint8(64)
+"""Its arm is not the champion."""
+
+OWN: Final = np.uint8(1)
+"""The reward was joined to this very exposure; otherwise the exposure is the root of a unit, and
+the reward was joined to a later exposure of that unit."""
+WAITING: Final = np.uint8(2)
+"""The reward may be some root's first; it stands in the calendar `scoring`."""
 
 
 class Store:
@@ -62,6 +79,15 @@ class Store:
         """Memory of all columns and of the free list."""
         return self._free.nbytes + sum(column.nbytes for column in self._columns())
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the columns there are."""
+        return tuple(self._fields)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a column; some are made when they are needed first."""
+        return name in self._fields
+
     def take(self, count: int) -> Int:
         """Rows that nobody uses; their fields hold nothing of meaning."""
         again = min(count, self._free_count)
@@ -80,6 +106,11 @@ class Store:
             self._free = _longer(self._free, _roomy(count, self._free.size))
         self._free[self._free_count : count] = rows
         self._free_count = count
+
+    def _add(self, name: str, kind: type[np.generic], fill: int) -> None:
+        """One more column."""
+        setattr(self, name, np.full(self.capacity, fill, kind))
+        self._fields[name] = kind
 
     def _columns(self) -> list[NDArray[np.generic]]:
         return [getattr(self, name) for name in self._fields]
@@ -110,10 +141,16 @@ def tally(counts: Int, arms: Slot, sign: int) -> Int:
 
 
 class ExposureStore(Store):
-    """Exposures that are pending or were closed a short while ago: 37 bytes each, 41 by unit.
+    """Exposures that are pending or were closed a short while ago.
 
-    rewards  the newest entry of the exposure's chain in the reward store
-    prev     by unit only: the exposure of the same unit before it
+    38 bytes each; 8 more where units are analysed, 4 more where rewards may name units.
+
+    rewards      the newest entry of the exposure's chain in the reward store
+    prev         where rewards may name units: the exposure of the same unit before it
+    level, base  where units are analysed: the level that it came with; of a root, the level from
+                 which its unit re-entered, 0 if it entered for the first time
+    root         where units are analysed: of a settled exposure, the root that it belongs to, while
+                 that is pending; else of no meaning
     """
 
     FIELDS: ClassVar[dict[str, type[np.generic]]] = {
@@ -124,8 +161,9 @@ class ExposureStore(Store):
         "stratum": np.int32,
         "rewards": np.int32,
         "flags": np.uint8,
+        "bin": np.int8,
     }
-    __slots__ = ("arm", "flags", "prev", "request", "rewards", "stratum", "time", "unit")
+    __slots__ = (*FIELDS, "base", "level", "prev", "root")
     time: Float
     request: Key
     unit: Key
@@ -133,20 +171,35 @@ class ExposureStore(Store):
     stratum: Slot
     rewards: Slot
     flags: Flags
+    bin: NDArray[np.int8]
     prev: Slot
+    level: Level
+    base: Level
+    root: Slot
 
     def add_prev(self) -> None:
         """Make room for the chains of units."""
-        self.prev = np.full(self.capacity, NONE, np.int32)
-        self._fields["prev"] = np.int32
+        self._add("prev", np.int32, NONE)
+
+    def add_roots(self) -> None:
+        """Make room for what decides how units enter."""
+        self._add("level", np.int16, 0)
+        self._add("base", np.int16, 0)
+        self._add("root", np.int32, NONE)
+
+    def bases(self, rows: Int) -> Int:
+        """The base of each exposure that is analysed, 0 for the others."""
+        if not self.has("base"):
+            return np.zeros(rows.size, np.int64)
+        return self.base[rows].astype(np.int64)
 
 
 class RewardStore(Store):
-    """Rewards that were joined to a pending exposure: 29 bytes each.
+    """Rewards that were joined to a pending exposure: 33 bytes each.
 
-    next  the entry before it in the chain of its exposure
-    own   it was joined to this very exposure; otherwise the exposure is the root of a unit, and the
-          reward was joined to a later exposure of that unit
+    next   the entry before it in the chain of its exposure
+    owner  that exposure
+    flags  OWN, WAITING
     """
 
     FIELDS: ClassVar[dict[str, type[np.generic]]] = {
@@ -154,14 +207,16 @@ class RewardStore(Store):
         "id": np.uint64,
         "value": np.float64,
         "next": np.int32,
-        "own": np.bool_,
+        "owner": np.int32,
+        "flags": np.uint8,
     }
-    __slots__ = ("id", "next", "own", "time", "value")
+    __slots__ = tuple(FIELDS)
     time: Float
     id: Key
     value: Float
     next: Slot
-    own: Bool
+    owner: Slot
+    flags: Flags
 
 
 class IdStore(Store):
@@ -174,11 +229,13 @@ class IdStore(Store):
 
 
 class UnitStore(Store):
-    """Units that entered the rollout, and by unit those with exposures: 21 bytes each.
+    """Units that entered the rollout, and by unit those with exposures: 40 bytes each.
 
-    root     its root while that is pending, else NONE
-    newest   by unit: its newest exposure up to the watermark; `count` how many its chain has
-    entered  it has entered the rollout
+    root          its last root while that is pending, else NONE
+    newest        by unit: its newest exposure up to the watermark; `count` how many its chain has
+    level, since  its level, 0 if it has not entered, and the time of its last entry, by exposures
+                  before the watermark: see `levels`
+    seen, came    the same by all exposures that were absorbed, in the order in which they came
     """
 
     FIELDS: ClassVar[dict[str, type[np.generic]]] = {
@@ -186,11 +243,17 @@ class UnitStore(Store):
         "root": np.int32,
         "newest": np.int32,
         "count": np.int32,
-        "entered": np.bool_,
+        "level": np.int16,
+        "seen": np.int16,
+        "since": np.float64,
+        "came": np.float64,
     }
-    __slots__ = ("count", "entered", "newest", "root", "unit")
+    __slots__ = tuple(FIELDS)
     unit: Key
     root: Slot
     newest: Slot
     count: Slot
-    entered: Bool
+    level: Level
+    seen: Level
+    since: Float
+    came: Float

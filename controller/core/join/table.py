@@ -6,7 +6,8 @@ with the same object. What must not be lost is taken out with `to_arrays` first.
 Invariants, for every live exposure row r:
     by_request.find(request[r]) = r
     r is in `calendar` or CLOSED; CLOSED rows stand in `closed`, in the order of their closing
-    a unit's root is its earliest exposure, by (time, request), of those absorbed in the rollout
+    r is SETTLED or in `settling`
+    a joined reward is WAITING exactly while it is in `scoring`
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from controller.core.join import snapshot
 from controller.core.join.calendar import Calendar
 from controller.core.join.index import HashIndex
-from controller.core.join.rule import JoinRewards
+from controller.core.join.rule import Joined, JoinRewards
 from controller.core.join.store import (
     ANALYSED,
     CLOSED,
@@ -42,8 +43,9 @@ class Table:
     pending       (n_arms,) int64, exposures not yet closed, by arm
     waiting       rewards that name a request without exposure so far
     unit_waiting  rewards that name a unit, until the watermark reaches them
-    early         (rows, entries): joined to an exposure that precedes any root of its unit, as long
-                  as a still earlier root may come
+    lately        rewards joined since the last `close`
+    settling      exposures that may be analysed, until the watermark has passed them
+    scoring       rewards that may count for a root, until the watermark reaches them
     """
 
     def __init__(self) -> None:
@@ -63,7 +65,9 @@ class Table:
         self.maturing: Calendar | None = None
         self.waiting = JoinRewards.none()
         self.unit_waiting = JoinRewards.none()
-        self.early: tuple[Int, JoinRewards] = (np.empty(0, np.int64), self.waiting)
+        self.lately = Joined.none()
+        self.settling = Calendar()
+        self.scoring = Calendar()
 
     def to_arrays(self) -> snapshot.Arrays:
         """Everything that is remembered, as plain arrays; copies, safe to keep."""
@@ -82,7 +86,8 @@ class Table:
         stores = (self.exposures, self.entries, self.ids, self.units)
         indexes = (self.by_request, self.by_id, self.by_unit)
         total = sum(store.nbytes for store in stores) + sum(index.nbytes for index in indexes)
-        total += self.calendar.nbytes + self.id_calendar.nbytes
+        calendars = (self.calendar, self.id_calendar, self.settling, self.scoring)
+        total += sum(calendar.nbytes for calendar in calendars)
         total += self.maturing.nbytes if self.maturing is not None else 0
         return total + sum(rows.nbytes for _, rows in self.closed)
 
@@ -108,6 +113,11 @@ class Table:
         rows = rows[np.argsort(self.exposures.time[rows], kind="stable")]
         self.maturing.add(rows, self.exposures.time[rows])
 
+    def analyse_units(self) -> None:
+        """Begin to keep what decides how units enter the analysis."""
+        if not self.exposures.has("root"):
+            self.exposures.add_roots()
+
     def claim_units(self, units: Key) -> Int:
         """The rows of units, distinct or not; those not yet known are given one."""
         store = self.units
@@ -115,14 +125,15 @@ class Table:
         store.unit[rows] = units
         store.root[rows] = store.newest[rows] = NONE
         store.count[rows] = 0
-        store.entered[rows] = False
+        store.level[rows] = store.seen[rows] = 0
+        store.since[rows] = store.came[rows] = -np.inf
         owner = self.by_unit.add(units, rows, store.unit)
         store.give_back(rows[owner != rows])
         return owner
 
     def drop_units(self, rows: Int) -> None:
         """Forget those of the units that nothing refers to."""
-        idle = rows[(self.units.count[rows] == 0) & ~self.units.entered[rows]]
+        idle = rows[(self.units.count[rows] == 0) & (self.units.seen[rows] == 0)]
         self.by_unit.remove(idle, self.units.unit)
         self.units.give_back(idle)
 
@@ -134,7 +145,7 @@ class Table:
 
 
 def new_rollout(table: Table) -> Table:
-    """Forget which units entered: the next exposure of each is a root again; consumes the table.
+    """Forget which units entered and at what level: each may enter again; consumes the table.
 
     Exposures that are still pending go on to be joined and closed, but are never analysed.
     """
@@ -142,8 +153,7 @@ def new_rollout(table: Table) -> Table:
     flags = table.exposures.flags
     flags[rows] = (flags[rows] & ~ANALYSED) | STALE
     units = table.by_unit.rows()
-    table.units.entered[units] = False
+    table.units.level[units] = table.units.seen[units] = 0
     table.units.root[units] = NONE
     table.drop_units(units)
-    table.early = (np.empty(0, np.int64), JoinRewards.none())
     return table

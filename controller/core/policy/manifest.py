@@ -10,6 +10,7 @@ Each object lists its rules between fields in `_broken_rules`; see `base` for wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -241,3 +242,18 @@ class Policy(Object):
     def model(self) -> str:
         """The model's name."""
         return self.metadata.name
+
+    @cached_property
+    def reward_guardrails(self) -> tuple[Guardrail, ...]:
+        """The guardrails that watch a reward event of their own, in order."""
+        return tuple(guard for guard in self.spec.guardrails if guard.metric == "reward")
+
+    @cached_property
+    def side_rewards(self) -> tuple[Reward, ...]:
+        """The reward that each of `reward_guardrails` watches."""
+        return tuple(guard.as_reward(self.spec.reward) for guard in self.reward_guardrails)
+
+    @cached_property
+    def all_rewards(self) -> tuple[Reward, ...]:
+        """The model's reward, then those of guardrails: one joiner each."""
+        return (self.spec.reward, *self.side_rewards)

@@ -1,0 +1,73 @@
+"""What is known of units before they enter a rollout: one number each, by unit key.
+
+For CUPED: an arm's units are compared with what was to be expected of them. Who uses it asks `find`
+when an exposure comes and keeps the answer with it (`JoinExposures.bin`); what is learnt of a unit
+after it entered must not count for that rollout, since the arm may have caused it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core.join.index import HashIndex
+from controller.core.join.store import Store
+from controller.core.model import Float, Key
+
+
+class _CovariateStore(Store):
+    """Units and the newest value of each: 16 bytes."""
+
+    FIELDS: ClassVar[dict[str, type[np.generic]]] = {"unit": np.uint64, "value": np.float64}
+    __slots__ = ("unit", "value")
+    unit: Key
+    value: Float
+
+
+class CovariateTable:
+    """The newest covariate of each unit; some 25 bytes a unit."""
+
+    __slots__ = ("_by_unit", "_store")
+
+    def __init__(self) -> None:
+        self._store = _CovariateStore()
+        self._by_unit = HashIndex()
+
+    def __len__(self) -> int:
+        """How many units are known."""
+        return len(self._by_unit)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the columns and of their index."""
+        return self._store.nbytes + self._by_unit.nbytes
+
+    def learn(self, units: Key, values: Float) -> None:
+        """From now on these are the values, of equal units the last; a unit 0 is nobody's."""
+        named = units != 0
+        units, values = units[named], values[named]
+        store = self._store
+        rows = store.take(units.size)
+        store.unit[rows] = units
+        owner = self._by_unit.add(units, rows, store.unit)
+        store.give_back(rows[owner != rows])
+        store.value[owner] = values  # the last of repeated assignments stays
+
+    def find(self, units: Key) -> Float:
+        """(n,) the value of each unit, NaN where none is known."""
+        row = self._by_unit.find(units, self._store.unit)
+        return np.where(row >= 0, self._store.value[row], np.nan)
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """All that is known, as plain arrays; copies."""
+        rows = self._by_unit.rows()
+        return {"unit": self._store.unit[rows], "value": self._store.value[rows]}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[np.generic]]) -> Self:
+        """The table that `to_arrays` was made from."""
+        table = cls()
+        table.learn(arrays["unit"].astype(np.uint64), arrays["value"].astype(np.float64))
+        return table

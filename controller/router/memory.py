@@ -1,0 +1,56 @@
+"""The last snapshot that a router accepted, kept in a file over a restart of the controller."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import msgspec
+
+from controller.errors import InvariantError
+from controller.router.snapshot import MESSAGES, TYPES, Snapshot, of_resources
+
+
+def remembered(memory: Path | None) -> Snapshot | None:
+    """The snapshot of the last run; one that cannot be read is as good as none."""
+    try:
+        return load(memory.read_bytes()) if memory is not None else None
+    except (FileNotFoundError, InvariantError):
+        return None
+
+
+def remember(memory: Path | None, snapshot: Snapshot) -> None:
+    """Keep the snapshot for the next run; without a file, nothing is kept."""
+    if memory is None:
+        return
+    fresh = memory.with_suffix(".new")
+    fresh.write_bytes(dump(snapshot))
+    fresh.replace(memory)
+
+
+def dump(built: Snapshot) -> bytes:
+    """The snapshot as a document, to be kept over a restart."""
+    resources = {
+        kind: {
+            name: base64.b64encode(message.SerializeToString(deterministic=True)).decode()
+            for name, message in named.items()
+        }
+        for kind, named in built.resources.items()
+    }
+    return msgspec.json.encode({"epochs": dict(built.epochs), "resources": resources})
+
+
+def load(document: bytes) -> Snapshot:
+    """The snapshot that `dump` wrote; raises InvariantError when it is not one."""
+    try:
+        tree = msgspec.json.decode(document)
+        resources = {
+            kind: {
+                name: MESSAGES[kind].FromString(base64.b64decode(text))
+                for name, text in tree["resources"][kind].items()
+            }
+            for kind in TYPES
+        }
+        return of_resources(resources, tree["epochs"])
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise InvariantError(f"not a stored snapshot: {exc}") from exc
