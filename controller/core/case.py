@@ -172,7 +172,6 @@ def _reward_spec(reward: Reward, max_increase: float | None) -> RewardSpec:
     return RewardSpec(
         event=reward.event,
         is_binary=reward.is_binary,
-        has_fast_path=reward.is_binary and reward.contamination == 0,
         low=low,
         high=high,
         default=reward.default,
