@@ -17,6 +17,8 @@ const COLUMNS = [
   ["bar", "Interval"],
 ];
 
+const WHY = () => h("h3", {}, "Why ", h("small", {}, "evidence against its threshold; equal steps of a bar are equal proof"));
+
 export class ModelView {
   // `ask` gives a document of the API below the model, null where it could not be had.
   constructor(model, isOpen, ask) {
@@ -92,7 +94,7 @@ export class ModelView {
 
   setExplanation(explained) {
     const parts = explained.conditions.length ? explain(explained, this.colour, { arms: false }) : [];
-    this.why.replaceChildren(...(parts.length ? [h("h3", {}, "Why"), h("p", { class: "because" }, this.#because(explained)), this.#figures(explained), ...parts] : []));
+    this.why.replaceChildren(...(parts.length ? [WHY(), h("p", { class: "because" }, this.#because(explained)), this.#figures(explained), ...parts] : []));
   }
 
   // What a bandit and a cap add to the table of arms.
