@@ -17,7 +17,7 @@ const COLUMNS = [
   ["bar", "Interval"],
 ];
 
-const WHY = () => h("h3", {}, "Why ", h("small", {}, "evidence against its threshold; equal steps of a bar are equal proof"));
+const WHY = () => h("h3", {}, "Why ", h("small", {}, "evidence on its way to the threshold; equal steps of a bar are equal proof"));
 
 export class ModelView {
   // `ask` gives a document of the API below the model, null where it could not be had.
