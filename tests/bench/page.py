@@ -70,7 +70,7 @@ def _percent(share: float) -> str:
 def power(board: Board) -> str:
     """What became of the others: nobody gains a low error by never moving."""
     lines = [
-        "| scene | equal: promoted | undecided | requests | worse: rolled back | undecided | on it|",
+        "| scene | equal: promoted | undecided | asked | worse: rolled back | undecided | on it |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name in ALL_SCENES:
