@@ -178,7 +178,7 @@ def amounts(seen: Seen, prior: Belief) -> tuple[Means, Belief]:
         mean, level, information = _least_squares(
             np.column_stack([reference, n]), np.column_stack([0.0 * reference, s])
         )
-        mean, information = mean[1:] - mean[0], information[1:, 1:]
+        level, mean, information = level + mean[0], mean[1:] - mean[0], information[1:, 1:]
         rest = _rest(outcomes, mean, level)
     else:
         mean = prior.mean
