@@ -13,6 +13,8 @@ from scipy.stats import binom
 from controller.core.estimate import risk
 from controller.core.model import Flow
 
+pytestmark = pytest.mark.timeout(600)
+
 ALPHA, MINUTES, BATCH, WINDOW = 0.01, 300, 4, 240
 STEPS = np.array([0.01, 0.05, 0.25, 0.5, 0.5])
 

@@ -289,6 +289,12 @@ def test_a_segment_without_outcomes_gets_what_is_known_of_all():
     assert 0.6 < small < bandit.best(blocks, 1e6)[1]
 
 
+def test_all_segments_at_once_are_what_each_is_alone():
+    blocks = segmented()
+    each = [bandit.best(blocks, 1e6, segment) for segment in range(4)]
+    assert bandit.best_by_segment(blocks, 1e6) == tuple(each)
+
+
 # --- amounts --------------------------------------------------------------------------------------
 
 
@@ -371,6 +377,24 @@ def random_flows(rng, count):
             value=n // 9,
             square=n // 9,
         )
+
+
+def test_extreme_counts_give_probabilities():
+    nothing = [done(1.7e9, (10.0**6, 0), (10.0**6, 0), (0, 0))]
+    everything = [done(1.7e9, (10.0**9, 10.0**9), (10.0**9, 10.0**9 - 1), (1, 0))]
+    for flows in ([], nothing, everything, nothing + everything):
+        blocks = fed(COINS, *flows, candidates=2, now=1.8e9)
+        best = bandit.best(blocks, 1.8e9)
+        assert sum(best) == pytest.approx(1.0, abs=1e-6)
+        assert min(best) >= 0.0
+
+
+def test_a_micro_batch_without_rows_only_moves_time():
+    blocks = fed(COINS, done(5.0, (4_000, 200), (4_000, 200)), now=100.0)
+    empty = Flow(*(getattr(done(0.0, (1, 0)), name)[:0] for name in Flow.__slots__))
+    after = bandit.observe(blocks, empty, 900.0)
+    assert after.now == 900.0
+    assert bandit.best(after, 900.0) == pytest.approx(bandit.best(blocks, 900.0), abs=1e-9)
 
 
 def test_rows_may_come_in_any_order():

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import hypergeom
+from scipy.stats import CensoredData, hypergeom, logrank
 
 from controller.core.estimate import risk
 from controller.core.estimate.restart import KEPT
@@ -88,6 +88,38 @@ def test_mean_is_one_over_all_orders_in_which_events_can_come():
             state = observe(state, events(1 - arm, arm))
         total = total + bets(state)
     assert total / len(orders) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_score_and_information_at_equal_hazards_are_those_of_scipys_log_rank_test():
+    # log e = S x - I x^2 / 2 + ... in x = log(theta), with z = S / sqrt(I) where nothing is tied.
+    rng = np.random.default_rng(5)
+    dies = [rng.exponential(1.0, 60), rng.exponential(1.4, 40)]
+    leaves = [rng.uniform(0.2, 2.0, len(d)) for d in dies]
+    order = sorted(
+        (min(d, c), arm, d <= c)
+        for arm in (0, 1)
+        for d, c in zip(dies[arm], leaves[arm], strict=True)
+    )
+    state = observe(start(1, None), entered(60, 40))
+    for _, arm, is_event in order:
+        part = [0, 0]
+        part[arm] = 1
+        gone = flow(*((0, a, 0.0, 0, 0, n, 0) for a, n in enumerate(part)))
+        state = observe(state, events(*part) if is_event else gone)
+    x, y = state.log_thetas[:4], state.log_wealth[0, :4]
+    score, half = np.linalg.solve(np.stack([x, x**2, x**3, x**4], axis=1), y)[:2]
+    data = [
+        CensoredData.right_censored(np.minimum(d, c), d > c)
+        for d, c in zip(dies, leaves, strict=True)
+    ]
+    z = logrank(data[1], data[0]).statistic
+    assert score / np.sqrt(-2.0 * half) == pytest.approx(z, abs=1e-3)
+
+
+def test_a_micro_batch_without_rows_changes_nothing():
+    state = observe(observe(start(1, None), entered(30, 10)), events(3, 0))
+    empty = Flow(*(getattr(events(1, 0), name)[:0] for name in Flow.__slots__))
+    assert codec.encode(observe(state, empty)) == codec.encode(state)
 
 
 def test_hazards_that_change_with_age_do_not_matter():

@@ -257,7 +257,17 @@ def _merged(blocks: Blocks, number: Int, closed: Float) -> Blocks:
 
 def best(blocks: Blocks, clock: float, segment: int | None = None) -> tuple[float, ...]:
     """The probability of each arm to be best, the champion first, for a segment or for all."""
-    arms = posteriors(blocks, clock, segment)
+    return _p_best(blocks, posteriors(blocks, clock, segment))
+
+
+def best_by_segment(blocks: Blocks, clock: float) -> tuple[tuple[float, ...], ...]:
+    """`best` of each segment that was seen, from 0: what is known of all is worked out once."""
+    pooled = _pooled(blocks, clock)
+    segments = range(blocks.open.shape[1] - 1)
+    return tuple(_p_best(blocks, _own(blocks, clock, pooled, s)) for s in segments)
+
+
+def _p_best(blocks: Blocks, arms: Means) -> tuple[float, ...]:
     if blocks.terms.is_minimised:
         arms = posterior.mirrored(arms)
     return tuple(posterior.p_best(arms).tolist())
@@ -289,17 +299,26 @@ def posteriors(blocks: Blocks, clock: float, segment: int | None = None) -> Mean
 
     The means are shares of the range for coins, differences from the default for amounts.
     """
+    pooled = _pooled(blocks, clock)
+    return pooled[0] if segment is None else _own(blocks, clock, pooled, segment)
+
+
+def _pooled(blocks: Blocks, clock: float) -> tuple[Means, Belief]:
     arms = blocks.open.shape[2]
     prior = Belief(
         mean=np.full(arms, blocks.prior_mean),
         worth=np.full(arms, STRENGTH),
         variance=blocks.prior_var,
     )
-    pooled, belief = _fit(blocks.terms, _seen(blocks, clock, None), prior)
-    if segment is None or 1 + segment >= blocks.open.shape[1]:
-        return pooled
-    own, _ = _fit(blocks.terms, _seen(blocks, clock, 1 + segment), _alike(blocks.terms, belief))
-    return own
+    return _fit(blocks.terms, _seen(blocks, clock, None), prior)
+
+
+def _own(blocks: Blocks, clock: float, pooled: tuple[Means, Belief], segment: int) -> Means:
+    """A segment's posterior; the pooled one where it was never seen."""
+    if 1 + segment >= blocks.open.shape[1]:
+        return pooled[0]
+    prior = _alike(blocks.terms, pooled[1])
+    return _fit(blocks.terms, _seen(blocks, clock, 1 + segment), prior)[0]
 
 
 def _fit(terms: Terms, seen: Seen, prior: Belief) -> tuple[Means, Belief]:

@@ -3,8 +3,8 @@
 Rates are beta_b rho_k and amounts beta_b + delta_k, with a beta of its own for each block b of
 exposure time: a drift common to all arms goes into beta, and moves nothing.
 
-Where nothing drifts, free betas throw away what blocks with different shares say together: a
-fifth of the information in a bandit, and a quarter more regret. So betas are drawn to each other as
+Where nothing drifts, free betas throw away what blocks with different shares say together, which
+costs a bandit a quarter more regret. So betas are drawn to each other as
 much as they are alike: they have a Gamma (normal) distribution over blocks with the variance tau^2
 that the blocks themselves show beyond chance (DerSimonian & Laird 1986), plus its standard error,
 so that little is shared before steadiness is proven. Integrated out, beta leaves the likelihood

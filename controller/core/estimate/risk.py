@@ -158,7 +158,7 @@ def _mixed(risk: Risk, log_wealth: Float) -> Float:
 def _add(risk: Risk, flow: Flow) -> Risk:
     """Note who entered, had an event or lapsed; rows of forgotten sets say nothing more."""
     cohort = risk.first + np.searchsorted(risk.ends, flow.time)
-    is_new = flow.matured > 0.0
+    is_new = (flow.matured > 0.0) & (flow.stratum >= 0)
     key = (np.where(is_new, risk.cohort, cohort) << _STRATUM_BITS) + flow.stratum
     risk = _with_sets(risk, key[is_new])
     row = np.searchsorted(risk.key, key)
