@@ -140,8 +140,7 @@ def new_epoch(game: Game) -> Game:
 def new_step(book: Book, game: Game) -> tuple[Game, Cells | None]:
     """The game at a start of its restarts, and the cells that were bet on before it."""
     game, cells = settled(book, game)
-    everyone = np.ones(len(game.log_mixed), np.bool_)
-    wealth = restart.restarted(game.wealth, everyone)
+    wealth = restart.stepped(game.wealth)
     return replace(game, wealth=wealth, log_mixed=restart.log_mixed(book, wealth)), cells
 
 
