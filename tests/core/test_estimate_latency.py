@@ -10,9 +10,9 @@ from tests.core.cells import cells
 NOTHING = np.zeros(0)
 
 
-def answers(rng, state, n, share, slower=1.0, increase=0.0, declared=0.95):
+def answers(rng, state, n, share, *, slower=1.0, increase=0.0):
     """The state after n answers, `share` of them of a candidate that is `slower`."""
-    limits = latency.limits(declared, increase, state)
+    limits = latency.limits(0.95, increase, state)
     n1 = int(rng.binomial(n, share))
     ms = rng.lognormal(3.0, 1.0, n - n1), rng.lognormal(3.0, 1.0, n1) * slower
     parts = []

@@ -13,7 +13,7 @@ Nothing here decides: thresholds, shares of alpha and stages belong to `decide`.
 The rooms, from the bottom: `moments` counts; `book` lists nulls and bets; `sequential` makes an
 e-value of a coin and `betting` of an amount; `restart` keeps the wealth; `game` and `purse` spell
 the order for one metric, `reward` and `latency` for those that are made of more; `effect` sizes;
-`evidence` and `growth` tell. `risk` is the fast path of late rewards, `bandit` steers, `health`
+`findings` and `forecast` tell. `risk` is the fast path of late rewards, `bandit` steers, `health`
 asks whether the data can be trusted.
 """
 
@@ -25,11 +25,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from controller.core.estimate import bandit, game, latency, moments, purse, reward, risk
-from controller.core.estimate import evidence as telling
+from controller.core.estimate import bandit, findings, game, latency, moments, purse, reward, risk
 from controller.core.estimate import health as ratios
 from controller.core.estimate.estimators import Estimators, judges
-from controller.core.estimate.growth import ebh
+from controller.core.estimate.forecast import ebh
 from controller.core.estimate.spec import EstimatorSpec, History, RewardSpec
 from controller.core.model import (
     CandidateEvidence,
@@ -285,7 +284,7 @@ def evidence(
 
     candidates  names of the first len(candidates) candidates of the rollout, in order of joining
     """
-    return telling.of_candidates(spec, est, champion, candidates)
+    return findings.of_candidates(spec, est, champion, candidates)
 
 
 def health(
@@ -322,4 +321,4 @@ def loss(
 
 def growth(spec: EstimatorSpec, est: Estimators, candidate: int, pi: float) -> Growth:
     """Evidence that one more unit brings for each condition of promotion, at the propensity pi."""
-    return telling.growth_of(spec, est, candidate, pi)
+    return findings.growth_of(spec, est, candidate, pi)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from controller.core.estimate import betting, book, ebh, growth, sequential
+from controller.core.estimate import betting, book, ebh, forecast, sequential
 from controller.core.estimate.betting import Guess
 from controller.core.model import Sample
 from tests.core.cells import cells
@@ -24,7 +24,7 @@ def test_growth_of_coins_is_near_the_information_bound_and_never_above(family, p
         bounds=(0.05, 0.2),
         method="bounded",
     ).fun
-    found = growth.of_coins(BOOK, pi, p0, p1)[family]
+    found = forecast.of_coins(BOOK, pi, p0, p1)[family]
     assert 0.95 * bound <= found <= bound * (1 + 1e-9)
 
 
@@ -34,7 +34,7 @@ def test_growth_of_coins_is_what_a_unit_brings():
     row = (pi, 60_000, rng.binomial(60_000, p0), n1, rng.binomial(n1, p1))
     gain = sequential.gains(BOOK, cells(row), np.array([p0]))[0]
     best = np.maximum.reduceat(gain, BOOK.starts)[1] / 100_000
-    assert growth.of_coins(BOOK, pi, p0, p1)[1] == pytest.approx(best, rel=0.15)
+    assert forecast.of_coins(BOOK, pi, p0, p1)[1] == pytest.approx(best, rel=0.15)
 
 
 def test_growth_of_amounts_is_what_a_unit_brings():
@@ -47,7 +47,7 @@ def test_growth_of_amounts_is_what_a_unit_brings():
     guess = Guess(np.array([5.0]), 25.0, 0.0, 60.0)
     gain = betting.gains(bets, betting.units(sample, guess), guess, 1)[0]
     best = np.maximum.reduceat(gain, bets.starts) / n
-    found = growth.of_amounts(bets, pi, (5.0, 5.5), 27.0)
+    found = forecast.of_amounts(bets, pi, (5.0, 5.5), 27.0)
     assert found[1:] == pytest.approx(best[1:], rel=0.2)
 
 
@@ -55,12 +55,12 @@ def test_ebh_is_its_definition_by_brute_force():
     rng = np.random.default_rng(2)
     for _ in range(300):
         log_e, alpha = rng.normal(2.0, 2.0, int(rng.integers(1, 8))), float(rng.uniform(0.01, 0.2))
-        K = len(log_e)
+        n = len(log_e)
         best = 0
-        for k in range(1, K + 1):
-            if (np.exp(log_e) >= K / (k * alpha)).sum() >= k:
+        for k in range(1, n + 1):
+            if (np.exp(log_e) >= n / (k * alpha)).sum() >= k:
                 best = k
-        expected = np.exp(log_e) >= K / (best * alpha) if best else np.zeros(K, bool)
+        expected = np.exp(log_e) >= n / (best * alpha) if best else np.zeros(n, bool)
         assert ebh(list(log_e), alpha) == tuple(expected.tolist())
 
 
