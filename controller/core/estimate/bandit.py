@@ -1,16 +1,13 @@
 """What a bandit knows: rewards by time of exposure, and from them the posterior of each arm.
 
-Three things make the naive posterior (all rewards over all exposures) steer wrongly:
+Two things make the naive posterior (all rewards over all exposures) steer wrongly:
 
 1. *Late labels.* An exposure without a reward is not a failure before its window is over. Young
    exposures count as F(age) of an exposure each, F being the distribution of delays: early
    successes S against sum F(age) (Vernade, Cappé, Perchet, arXiv:1706.09186, section 3). F is
    learnt from exposures that have closed: the delays of open ones are cut off on the right.
 2. *Drift.* A bandit moves shares while the baseline moves, so an arm that got its traffic in good
-   hours looks good (Simpson). Arms are compared within *blocks* of exposure time: rates are
-   beta_b rho_k, means of amounts beta_b + delta_k, with a beta of its own for each block b.
-   A drift common to all arms goes into beta and moves nothing.
-3. *Precision.* Contrasts within blocks know less than all rewards together; see `contrast`.
+   hours looks good (Simpson). Arms are compared within *blocks* of exposure time, see `contrast`.
 
 A segment's prior is the pooled posterior: its means, worth what they are known to, but at most as
 much as effects are alike across segments (`ALIKE`). A segment never seen gets the pooled answer.
@@ -262,16 +259,25 @@ def best(blocks: Blocks, clock: float, segment: int | None = None) -> tuple[floa
     return tuple(posterior.p_best(arms).tolist())
 
 
-def loss(blocks: Blocks, clock: float, candidate: int) -> float:
-    """What promoting a candidate loses on average, relative to the champion's mean."""
+def odds(blocks: Blocks, clock: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`best` for all, and what promoting each candidate loses on average, at one price.
+
+    Losses are relative to the champion's mean; infinite where that is 0.
+    """
     terms = blocks.terms
     arms = posteriors(blocks, clock)
     nothing = terms.low / (terms.high - terms.low) if terms.is_binary else terms.default
-    level = float(posterior.mean(arms)[0]) + nothing
+    level = abs(float(posterior.mean(arms)[0]) + nothing)
     if terms.is_minimised:
         arms = posterior.mirrored(arms)
-    lost = float(posterior.expected_loss(arms)[1 + candidate])
-    return lost / abs(level) if level != 0.0 else np.inf
+    p_best, lost = posterior.compare(arms)
+    relative = lost[1:] / level if level > 0.0 else np.full(len(lost) - 1, np.inf)
+    return tuple(p_best.tolist()), tuple(relative.tolist())
+
+
+def loss(blocks: Blocks, clock: float, candidate: int) -> float:
+    """What promoting a candidate loses on average, relative to the champion's mean."""
+    return odds(blocks, clock)[1][candidate]
 
 
 def posteriors(blocks: Blocks, clock: float, segment: int | None = None) -> Means:
@@ -305,13 +311,24 @@ def _seen(blocks: Blocks, clock: float, slot: int | None) -> Seen:
     else:
         closed, young = blocks.closed[:, slot], blocks.open[:, slot][..., [0, 2, 3]]
     young[..., 0] *= _known(blocks)[:, np.newaxis]
+    closed_left = _left(blocks, clock, blocks.block, blocks.width_s)
+    young_left = _left(blocks, clock, blocks.cohort, _cohort_width(blocks))
+    return Seen(
+        closed=closed * closed_left[:, np.newaxis, np.newaxis],
+        young=young * young_left[:, np.newaxis, np.newaxis],
+        closed_left=closed_left,
+        young_left=young_left,
+    )
+
+
+def _left(blocks: Blocks, clock: float, number: Int, width_s: float) -> Float:
+    """What the half-life leaves of blocks with these numbers."""
+    age_s = clock - (number.astype(np.float64) + 0.5) * width_s
     half_life = blocks.terms.half_life_s
-    if half_life is not None:
-        age = clock - (blocks.block + 0.5) * blocks.width_s
-        closed = closed * np.exp2(-np.maximum(age, 0.0) / half_life)[:, np.newaxis, np.newaxis]
-        age = clock - (blocks.cohort + 0.5) * _cohort_width(blocks)
-        young = young * np.exp2(-np.maximum(age, 0.0) / half_life)[:, np.newaxis, np.newaxis]
-    return Seen(closed=closed, young=young)
+    if half_life is None:
+        return np.ones_like(age_s)
+    left: Float = np.exp2(-np.maximum(age_s, 0.0) / half_life)
+    return left
 
 
 def _known(blocks: Blocks) -> Float:
@@ -327,7 +344,8 @@ def _known(blocks: Blocks) -> Float:
     window = blocks.terms.window_s
     older = _integral(blocks.delays, (age + spread) / window)
     younger = _integral(blocks.delays, (age - spread) / window)
-    return (older - younger) * window / (2.0 * spread)
+    known: Float = (older - younger) * window / (2.0 * spread)
+    return known
 
 
 def _integral(delays: Float, age: Float) -> Float:

@@ -72,8 +72,7 @@ def _bandit(est: Estimators) -> tuple[Sequence[float], Sequence[float]]:
     """P(best) of the champion and of each candidate; the loss of promoting each candidate."""
     if est.blocks is None:
         return [math.nan] * (1 + est.candidates), [math.nan] * est.candidates
-    losses = [bandit.loss(est.blocks, est.clock, i) for i in range(est.candidates)]
-    return bandit.best(est.blocks, est.clock), losses
+    return bandit.odds(est.blocks, est.clock)
 
 
 def _per_stage(spec: EstimatorSpec, families: list[float]) -> tuple[float, ...]:

@@ -55,23 +55,27 @@ class Students:
 Means: TypeAlias = Betas | Students
 
 
-def p_best(arms: Means) -> Float:
-    """The probability of each arm to have the highest mean, (A,); sums to 1 within 1e-9."""
+def compare(arms: Means) -> tuple[Float, Float]:
+    """`p_best` and `expected_loss` of the arms, for the price of one of them."""
     t, dt = _quadrature(arms)
     density = _density(arms, t)
-    others = _product_of_others(_below(density, dt))
-    best: Float = (density * others * dt.ravel()).sum(axis=1)
-    return best
+    below = _below(density, dt)
+    others = _product_of_others(below)
+    weights = dt.ravel()
+    best: Float = (density * others) @ weights
+    # F_k - prod F_j = F_k (1 - prod_{j != k} F_j), which does not cancel
+    loss: Float = (below * (1.0 - others)) @ (_slope(arms, t) * weights)
+    return best, loss
+
+
+def p_best(arms: Means) -> Float:
+    """The probability of each arm to have the highest mean, (A,); sums to 1 within 1e-9."""
+    return compare(arms)[0]
 
 
 def expected_loss(arms: Means) -> Float:
     """What is lost on average by choosing an arm for good: E[best mean - its mean] >= 0, (A,)."""
-    t, dt = _quadrature(arms)
-    below = _below(_density(arms, t), dt)
-    # F_k - prod F_j = F_k (1 - prod_{j != k} F_j), which does not cancel
-    lost = below * (1.0 - _product_of_others(below))
-    loss: Float = (lost * _slope(arms, t) * dt.ravel()).sum(axis=1)
-    return loss
+    return compare(arms)[1]
 
 
 def mean(arms: Means) -> Float:

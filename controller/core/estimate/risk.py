@@ -31,8 +31,8 @@ binomial in convex order (Hoeffding 1963, theorem 4), so the mean of e is lower 
 Sets are dropped when all of their exposures have closed, or nobody is left in them: cost and
 size follow what is open, not the length of the history.
 
-Late regressions are found by the restart mixture: to the wealth since the beginning is added that
-of bets which start at each ramp step, the j-th with the stake 1 / (j (j + 1)). Stakes wait as cash.
+Late regressions are found by the mixture of `restart`: bets start anew at each ramp step, and when
+the units that entered have grown by `GROWN` since the last start.
 
 Rejected: an event against the units of its whole stratum (too bold, above); events against the
 propensity alone (exact as well, but it wastes the factor above in sample); the ratio of rewards to
@@ -46,6 +46,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from controller.core.estimate import book
+from controller.core.estimate.restart import FIRST, GROWN, KEPT
 from controller.core.model import Float, Flow, Int
 
 COHORTS = 64
@@ -53,9 +54,6 @@ COHORTS = 64
 
 SMALLEST = 64.0
 """Units that a cohort holds at least: in a set of n units 1/n of the information is lost."""
-
-LASTING = 0.5
-"""Part of the stake that bets from the beginning of the rollout; the rest bets from the starts."""
 
 _STRATUM_BITS = 32
 
@@ -75,6 +73,7 @@ class Risk:
     log_wealth     (C, K) float64, of bets since the beginning
     log_restarted  (C, K) float64, of all stakes placed since, together; -inf: none
     starts         (C,) int64, stakes placed
+    entered        units that entered; `started`: at the last start
     log_thetas, log_weights  (K,) float64, the bets
     """
 
@@ -90,6 +89,8 @@ class Risk:
     log_wealth: Float
     log_restarted: Float
     starts: Int
+    entered: float
+    started: float
     log_thetas: Float
     log_weights: Float
 
@@ -111,6 +112,8 @@ def start(candidates: int, min_effect: float | None, *, is_minimised: bool = Fal
         log_wealth=np.zeros(shape),
         log_restarted=np.full(shape, -np.inf),
         starts=np.zeros(candidates, np.int64),
+        entered=0.0,
+        started=0.0,
         log_thetas=np.log(bets.slope),
         log_weights=bets.log_weights,
     )
@@ -132,14 +135,17 @@ def with_candidate(risk: Risk) -> Risk:
 
 
 def new_step(risk: Risk) -> Risk:
-    """Place one more stake: a ramp step or a stage begins, or much has been seen since the last."""
+    """Place one more stake on each candidate: a ramp step or a stage begins."""
     j = risk.starts + 1
     stake = -np.log(j * (j + 1.0))[:, np.newaxis]
-    return replace(risk, log_restarted=np.logaddexp(risk.log_restarted, stake), starts=j)
+    again = np.logaddexp(risk.log_restarted, stake)
+    return replace(risk, log_restarted=again, starts=j, started=risk.entered)
 
 
 def observe(risk: Risk, flow: Flow) -> Risk:
     """Let the units of a micro-batch enter, score its events, let units leave: in this order."""
+    if risk.entered >= max(FIRST, GROWN * risk.started):
+        risk = new_step(risk)
     return _forget(_score(_register(_enter(risk, flow), flow)), flow)
 
 
@@ -148,7 +154,7 @@ def log_harm(risk: Risk) -> Float:
     lasting = _mixed(risk, risk.log_wealth)
     cash = -np.log1p(risk.starts)
     recent = np.logaddexp(_mixed(risk, risk.log_restarted), cash)
-    total: Float = np.logaddexp(np.log(LASTING) + lasting, np.log1p(-LASTING) + recent)
+    total: Float = np.logaddexp(np.log(KEPT) + lasting, np.log1p(-KEPT) + recent)
     return total
 
 
@@ -169,8 +175,8 @@ def _enter(risk: Risk, flow: Flow) -> Risk:
     at_risk = risk.at_risk + _table(
         risk, np.searchsorted(risk.key, keys), flow.arm[entering], matured
     )
-    filled = risk.filled + float(matured.sum())
-    risk = replace(risk, at_risk=at_risk, filled=filled, latest=latest)
+    filled, entered = risk.filled + float(matured.sum()), risk.entered + float(matured.sum())
+    risk = replace(risk, at_risk=at_risk, filled=filled, entered=entered, latest=latest)
     if filled < max(SMALLEST, float(at_risk.sum()) / COHORTS):
         return risk
     return replace(risk, ends=np.append(risk.ends, latest), cohort=risk.cohort + 1, filled=0.0)
