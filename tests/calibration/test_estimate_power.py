@@ -32,7 +32,7 @@ def bound(pi, p0, p1, shift):
     return np.log(1 / ALPHA) / found.fun
 
 
-def ratio_to_bound(bets, family, pi, p0, p1, seed):
+def ratio_to_bound(bets, family, pi, p0, p1, *, seed):
     """Mean units to the threshold over the bound, and its standard error."""
     best = bound(pi, p0, p1, float(bets.shift[bets.starts[family]]))
     batch = max(int(best / 60), 1)

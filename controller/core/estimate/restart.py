@@ -73,10 +73,15 @@ class Wealth:
 
 
 def start(book: Book, candidates: int) -> Wealth:
-    """Every bet begins with 1."""
+    """Every bet of a book begins with 1."""
+    return fresh(len(book.slope), candidates, restarted=book.restarted)
+
+
+def fresh(bets: int, candidates: int, *, restarted: int) -> Wealth:
+    """So many bets, of which the leading `restarted` are kept from starts, begin with 1."""
     return Wealth(
-        log_wealth=np.zeros((candidates, len(book.slope))),
-        log_restarted=np.full((candidates, book.restarted), -np.inf),
+        log_wealth=np.zeros((candidates, bets)),
+        log_restarted=np.full((candidates, restarted), -np.inf),
         log_cash=np.zeros(candidates),
         trials=np.zeros(candidates),
     )
@@ -129,9 +134,14 @@ def log_e(book: Book, wealth: Wealth) -> Float:
 
 def log_mixed(book: Book, wealth: Wealth) -> Float:
     """The log e-value of the first family with its restarts, (C,)."""
-    weights = book.log_weights[: book.restarted]
-    first = np.logaddexp.reduce(weights + wealth.log_wealth[:, : book.restarted], axis=1)
-    again = np.logaddexp.reduce(weights + wealth.log_restarted, axis=1)
+    return mixed(book.log_weights[: book.restarted], wealth)
+
+
+def mixed(log_weights: Float, wealth: Wealth) -> Float:
+    """The same for the weights, (R,), of the leading bets."""
+    leading = wealth.log_wealth[:, : len(log_weights)]
+    first = np.logaddexp.reduce(log_weights + leading, axis=1)
+    again = np.logaddexp.reduce(log_weights + wealth.log_restarted, axis=1)
     later = np.logaddexp(again, wealth.log_cash)
-    mixed: Float = np.logaddexp(np.log(KEPT) + first, np.log1p(-KEPT) + later)
-    return mixed
+    total: Float = np.logaddexp(np.log(KEPT) + first, np.log1p(-KEPT) + later)
+    return total

@@ -31,8 +31,8 @@ binomial in convex order (Hoeffding 1963, theorem 4), so the mean of e is lower 
 Sets are dropped when all of their exposures have closed, or nobody is left in them: cost and
 size follow what is open, not the length of the history.
 
-Late regressions are found by the mixture of `restart`: bets start anew at each ramp step, and when
-the units that entered have grown by `GROWN` since the last start.
+Late regressions are found by the mixture of `restart`: bets start anew at each ramp step, and as
+the units that entered grow.
 
 Rejected: an event against the units of its whole stratum (too bold, above); events against the
 propensity alone (exact as well, but it wastes the factor above in sample); the ratio of rewards to
@@ -45,8 +45,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from controller.core.estimate import book
-from controller.core.estimate.restart import FIRST, GROWN, KEPT
+from controller.core.estimate import book, restart
+from controller.core.estimate.restart import Wealth
 from controller.core.model import Float, Flow, Int
 
 COHORTS = 64
@@ -70,10 +70,7 @@ class Risk:
     first, cohort  numbers of the oldest cohort that is kept, and of the one that fills
     filled         units in the cohort that fills
     latest         latest exposure time seen
-    log_wealth     (C, K) float64, of bets since the beginning
-    log_restarted  (C, K) float64, of all stakes placed since, together; -inf: none
-    starts         (C,) int64, stakes placed
-    entered        units that entered; `started`: at the last start
+    wealth         of the bets; its trials are units that entered
     log_thetas, log_weights  (K,) float64, the bets
     """
 
@@ -86,19 +83,14 @@ class Risk:
     cohort: int
     filled: float
     latest: float
-    log_wealth: Float
-    log_restarted: Float
-    starts: Int
-    entered: float
-    started: float
+    wealth: Wealth
     log_thetas: Float
     log_weights: Float
 
 
 def start(candidates: int, min_effect: float | None, *, is_minimised: bool = False) -> Risk:
     """Nobody at risk, nothing known."""
-    bets = book.harm(min_effect, 0.0, -1 if is_minimised else 1)
-    shape = (candidates, len(bets.slope))
+    bets = book.bind((book.harm(min_effect, 0.0, -1 if is_minimised else 1),))
     return Risk(
         key=np.zeros(0, np.int64),
         at_risk=np.zeros((0, 1 + candidates)),
@@ -109,11 +101,7 @@ def start(candidates: int, min_effect: float | None, *, is_minimised: bool = Fal
         cohort=0,
         filled=0.0,
         latest=-np.inf,
-        log_wealth=np.zeros(shape),
-        log_restarted=np.full(shape, -np.inf),
-        starts=np.zeros(candidates, np.int64),
-        entered=0.0,
-        started=0.0,
+        wealth=restart.start(bets, candidates),
         log_thetas=np.log(bets.slope),
         log_weights=bets.log_weights,
     )
@@ -122,45 +110,29 @@ def start(candidates: int, min_effect: float | None, *, is_minimised: bool = Fal
 def with_candidate(risk: Risk) -> Risk:
     """One more candidate joins; its e-value starts at 1."""
     nobody = np.zeros((len(risk.key), 1))
-    bets = (1, len(risk.log_thetas))
+    bets = len(risk.log_thetas)
     return replace(
         risk,
         at_risk=np.concatenate([risk.at_risk, nobody], axis=1),
         waiting=np.concatenate([risk.waiting, nobody], axis=1),
         leaving=np.concatenate([risk.leaving, nobody], axis=1),
-        log_wealth=np.concatenate([risk.log_wealth, np.zeros(bets)]),
-        log_restarted=np.concatenate([risk.log_restarted, np.full(bets, -np.inf)]),
-        starts=np.concatenate([risk.starts, np.zeros(1, np.int64)]),
+        wealth=restart.joined(risk.wealth, restart.fresh(bets, 1, restarted=bets)),
     )
 
 
 def new_step(risk: Risk) -> Risk:
     """Place one more stake on each candidate: a ramp step or a stage begins."""
-    j = risk.starts + 1
-    stake = -np.log(j * (j + 1.0))[:, np.newaxis]
-    again = np.logaddexp(risk.log_restarted, stake)
-    return replace(risk, log_restarted=again, starts=j, started=risk.entered)
+    return replace(risk, wealth=restart.stepped(risk.wealth))
 
 
 def observe(risk: Risk, flow: Flow) -> Risk:
     """Let the units of a micro-batch enter, score its events, let units leave: in this order."""
-    if risk.entered >= max(FIRST, GROWN * risk.started):
-        risk = new_step(risk)
-    return _forget(_score(_register(_enter(risk, flow), flow)), flow)
+    return _forget(_score(_register(_enter(risk, flow), flow), flow), flow)
 
 
 def log_harm(risk: Risk) -> Float:
     """Log e-values against "not worse", of the restart mixture, (C,)."""
-    lasting = _mixed(risk, risk.log_wealth)
-    cash = -np.log1p(risk.starts)
-    recent = np.logaddexp(_mixed(risk, risk.log_restarted), cash)
-    total: Float = np.logaddexp(np.log(KEPT) + lasting, np.log1p(-KEPT) + recent)
-    return total
-
-
-def _mixed(risk: Risk, log_wealth: Float) -> Float:
-    mixed: Float = np.logaddexp.reduce(risk.log_weights + log_wealth, axis=1)
-    return mixed
+    return restart.mixed(risk.log_weights, risk.wealth)
 
 
 def _enter(risk: Risk, flow: Flow) -> Risk:
@@ -175,8 +147,8 @@ def _enter(risk: Risk, flow: Flow) -> Risk:
     at_risk = risk.at_risk + _table(
         risk, np.searchsorted(risk.key, keys), flow.arm[entering], matured
     )
-    filled, entered = risk.filled + float(matured.sum()), risk.entered + float(matured.sum())
-    risk = replace(risk, at_risk=at_risk, filled=filled, entered=entered, latest=latest)
+    filled = risk.filled + float(matured.sum())
+    risk = replace(risk, at_risk=at_risk, filled=filled, latest=latest)
     if filled < max(SMALLEST, float(at_risk.sum()) / COHORTS):
         return risk
     return replace(risk, ends=np.append(risk.ends, latest), cohort=risk.cohort + 1, filled=0.0)
@@ -228,13 +200,16 @@ def _register(risk: Risk, flow: Flow) -> Risk:
     )
 
 
-def _score(risk: Risk) -> Risk:
+def _score(risk: Risk, flow: Flow) -> Risk:
     """Bet on the events of sets that are closed for entry, then take out all who are to leave."""
     full = _full(risk)
     gone = risk.waiting[:full] + risk.leaving[:full]
     rows = np.flatnonzero(gone.any(axis=1))
+    entered = np.bincount(flow.arm, flow.matured, risk.at_risk.shape[1])
+    trials = entered[0] + entered[1:]
     if not len(rows):
-        return risk
+        nothing = np.zeros_like(risk.wealth.log_wealth)
+        return replace(risk, wealth=restart.earned(risk.wealth, nothing, trials))
     gain = _gain(risk.log_thetas, risk.at_risk[rows], risk.waiting[rows])
     at_risk, waiting, leaving = risk.at_risk.copy(), risk.waiting.copy(), risk.leaving.copy()
     at_risk[:full] = np.maximum(at_risk[:full] - gone, 0.0)
@@ -244,8 +219,7 @@ def _score(risk: Risk) -> Risk:
         at_risk=at_risk,
         waiting=waiting,
         leaving=leaving,
-        log_wealth=risk.log_wealth + gain,
-        log_restarted=risk.log_restarted + gain,
+        wealth=restart.earned(risk.wealth, gain, trials),
     )
 
 
