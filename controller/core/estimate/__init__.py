@@ -25,7 +25,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from controller.core.estimate import bandit, findings, game, latency, moments, purse, reward, risk
+from controller.core.estimate import bandit, findings, game, latency, moments, reward, risk
 from controller.core.estimate import health as ratios
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.forecast import ebh
@@ -151,15 +151,17 @@ def new_step(spec: EstimatorSpec, est: Estimators) -> Estimators:
     books, slow = judges(spec), est.latency
     if slow is not None:
         slow = replace(slow, game=game.new_step(latency.BOOK, slow.game)[0])
+    known, done = reward.new_step(books.reward, est.reward)
     return replace(
         est,
-        reward=reward.new_step(books.reward, est.reward),
+        reward=known,
         errors=game.new_step(books.errors, est.errors)[0],
         latency=slow,
         rewards=tuple(
-            reward.new_step(by, one) for by, one in zip(books.rewards, est.rewards, strict=True)
+            reward.new_step(by, one)[0] for by, one in zip(books.rewards, est.rewards, strict=True)
         ),
         risk=risk.new_step(est.risk),
+        outcomes=est.outcomes if done is None else ratios.update(est.outcomes, done),
     )
 
 
@@ -174,13 +176,11 @@ def observe_outcomes(
 
     time  epoch seconds of the latest
     """
-    by, arms = judges(spec).reward, cells
-    if sample is not None and not by.spec.is_binary:
-        arms = purse.arms(sample, est.candidates)
+    known, done = reward.observed(judges(spec).reward, est.reward, cells, sample)
     return replace(
         est,
-        reward=reward.observed(by, est.reward, cells, sample),
-        outcomes=est.outcomes if arms is None else ratios.update(est.outcomes, arms),
+        reward=known,
+        outcomes=est.outcomes if done is None else ratios.update(est.outcomes, done),
         clock=max(est.clock, time),
     )
 
@@ -190,7 +190,7 @@ def observe_reward(
 ) -> Estimators:
     """Add closed outcomes of the second reward i."""
     rewards = list(est.rewards)
-    rewards[i] = reward.observed(judges(spec).rewards[i], rewards[i], cells, sample)
+    rewards[i], _ = reward.observed(judges(spec).rewards[i], rewards[i], cells, sample)
     return replace(est, rewards=tuple(rewards))
 
 

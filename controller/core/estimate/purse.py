@@ -228,19 +228,6 @@ def _counts(sample: Sample) -> Float:
     )
 
 
-def arms(sample: Sample, candidates: int) -> Cells:
-    """How many units each arm has at each propensity; values are left out."""
-    blank = replace(
-        sample,
-        pi=_widened(sample.pi, candidates),
-        bin=np.zeros_like(sample.bin),
-        stratum=np.zeros_like(sample.stratum),
-        value=np.zeros_like(sample.value),
-    )
-    nothing = Guess(np.zeros(1), 0.0, 0.0, 0.0)
-    return _cells(betting.units(blank, nothing))
-
-
 def _cells(rows: Units) -> Cells:
     """Counts of units, of cut values."""
     one = rows.is_candidate.astype(np.float64)
