@@ -126,14 +126,14 @@ def test_events_of_a_cohort_that_fills_wait_for_its_counts(monkeypatch):
     state = observe(state, entered(5, 5, time=1.0))
     at_once = observe(observe(start(1, None), entered(15, 15)), events(2, 0))
     assert state.wealth.log_wealth == pytest.approx(at_once.wealth.log_wealth, abs=1e-12)
-    assert state.at_risk.tolist() == [[9.0, 8.0]]
+    assert state.units[..., 0].tolist() == [[9.0, 8.0]]
 
 
 def test_who_lapsed_is_no_longer_at_risk_after_the_events_of_the_same_batch():
     state = observe(start(1, None), entered(20, 20))
     both = observe(state, flow((0, 0, 0.0, 0, 1, 10, 0), (0, 1, 0.0, 0, 0, 0, 0)))
     assert both.wealth.log_wealth == pytest.approx(observe(state, events(1, 0)).wealth.log_wealth)
-    assert both.at_risk.tolist() == [[9.0, 20.0]]
+    assert both.units[..., 0].tolist() == [[9.0, 20.0]]
 
 
 def test_a_new_candidate_starts_at_one_and_learns_as_if_alone():

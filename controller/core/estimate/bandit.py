@@ -161,9 +161,11 @@ def _with_room(blocks: Blocks, flow: Flow) -> Blocks:
         more = ((0, 0), (0, missing), (0, 0), (0, 0))
         blocks = replace(blocks, closed=np.pad(blocks.closed, more), open=np.pad(blocks.open, more))
     cohorts = np.floor(flow.time / _cohort_width(blocks)).astype(np.int64)
-    new = np.setdiff1d(cohorts, blocks.cohort)
-    if not len(new):
+    at = np.searchsorted(blocks.cohort, cohorts)
+    new = np.append(blocks.cohort, -1)[at] != cohorts
+    if not new.any():
         return blocks
+    new = np.unique(cohorts[new])
     at = np.searchsorted(blocks.cohort, new)
     return replace(
         blocks,
@@ -180,8 +182,8 @@ def _add(blocks: Blocks, flow: Flow) -> Blocks:
     row = np.searchsorted(blocks.cohort, cohort)
     _, segments, arms, columns = blocks.open.shape
     cell = (row * segments + flow.segment + 1) * arms + flow.arm
-    size = blocks.open.size // columns
-    added = np.stack([np.bincount(cell, c, size) for c in _columns(blocks.terms, flow)], axis=1)
+    cells = (cell[:, np.newaxis] * columns + np.arange(columns)).ravel()
+    added = np.bincount(cells, _columns(blocks.terms, flow).ravel(), blocks.open.size)
     since = flow.matured * (flow.time - cohort * width)
     events = np.flatnonzero(flow.events > 0.0)
     bins = blocks.open_delays.shape[1]
@@ -195,8 +197,8 @@ def _add(blocks: Blocks, flow: Flow) -> Blocks:
     )
 
 
-def _columns(terms: Terms, flow: Flow) -> tuple[Float, ...]:
-    """The columns of `Blocks.open`: values less the default, in units of the range for coins."""
+def _columns(terms: Terms, flow: Flow) -> Float:
+    """The columns of `Blocks.open`, (m, 7)."""
     scale = terms.high - terms.low if terms.is_binary else 1.0
     default = terms.default
     early = (flow.event_value - default * flow.events) / scale
@@ -204,7 +206,9 @@ def _columns(terms: Terms, flow: Flow) -> tuple[Float, ...]:
     value = (flow.value - default * flow.closed) / scale
     square = flow.square - 2.0 * default * flow.value + default**2 * flow.closed
     square = square / scale**2
-    return flow.matured, flow.events, early, early * per_event, flow.closed, value, square
+    return np.column_stack(
+        [flow.matured, flow.events, early, early * per_event, flow.closed, value, square]
+    )
 
 
 def _close(blocks: Blocks) -> Blocks:
@@ -342,8 +346,7 @@ def _known(blocks: Blocks) -> Float:
     age = blocks.now - blocks.cohort * width - since
     spread = np.maximum(np.minimum(np.minimum(since, width - since), age), 1e-3 * width)
     window = blocks.terms.window_s
-    older = _integral(blocks.delays, (age + spread) / window)
-    younger = _integral(blocks.delays, (age - spread) / window)
+    older, younger = _integral(blocks.delays, np.stack([age + spread, age - spread]) / window)
     known: Float = (older - younger) * window / (2.0 * spread)
     return known
 
