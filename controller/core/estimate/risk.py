@@ -31,8 +31,8 @@ binomial in convex order (Hoeffding 1963, theorem 4), so the mean of e is lower 
 Sets are dropped when all of their exposures have closed, or nobody is left in them: cost and
 size follow what is open, not the length of the history.
 
-Late regressions are found by the mixture of `restart`: bets start anew at each ramp step, and when
-the units that entered have grown by `GROWN` since the last start.
+Late regressions are found by the mixture of `restart`: bets start anew at each ramp step, and as
+the units that entered grow.
 
 Rejected: an event against the units of its whole stratum (too bold, above); events against the
 propensity alone (exact as well, but it wastes the factor above in sample); the ratio of rewards to
@@ -45,8 +45,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from controller.core.estimate import book
-from controller.core.estimate.restart import FIRST, GROWN, KEPT
+from controller.core.estimate import book, restart
+from controller.core.estimate.restart import Wealth
 from controller.core.model import Float, Flow, Int
 
 COHORTS = 64
@@ -69,10 +69,7 @@ class Risk:
     first, cohort  numbers of the oldest cohort that is kept, and of the one that fills
     filled         units in the cohort that fills
     latest         latest exposure time seen
-    log_wealth     (C, K) float64, of bets since the beginning
-    log_restarted  (C, K) float64, of all stakes placed since, together; -inf: none
-    starts         (C,) int64, stakes placed
-    entered        units that entered; `started`: at the last start
+    wealth         of the bets; its trials are units that entered
     log_thetas, log_weights  (K,) float64, the bets
     """
 
@@ -83,19 +80,14 @@ class Risk:
     cohort: int
     filled: float
     latest: float
-    log_wealth: Float
-    log_restarted: Float
-    starts: Int
-    entered: float
-    started: float
+    wealth: Wealth
     log_thetas: Float
     log_weights: Float
 
 
 def start(candidates: int, min_effect: float | None, *, is_minimised: bool = False) -> Risk:
     """Nobody at risk, nothing known."""
-    bets = book.harm(min_effect, 0.0, -1 if is_minimised else 1)
-    shape = (candidates, len(bets.slope))
+    bets = book.bind((book.harm(min_effect, 0.0, -1 if is_minimised else 1),))
     return Risk(
         key=np.zeros(0, np.int64),
         units=np.zeros((0, 1 + candidates, 3)),
@@ -104,11 +96,7 @@ def start(candidates: int, min_effect: float | None, *, is_minimised: bool = Fal
         cohort=0,
         filled=0.0,
         latest=-np.inf,
-        log_wealth=np.zeros(shape),
-        log_restarted=np.full(shape, -np.inf),
-        starts=np.zeros(candidates, np.int64),
-        entered=0.0,
-        started=0.0,
+        wealth=restart.start(bets, candidates),
         log_thetas=np.log(bets.slope),
         log_weights=bets.log_weights,
     )
@@ -116,43 +104,27 @@ def start(candidates: int, min_effect: float | None, *, is_minimised: bool = Fal
 
 def with_candidate(risk: Risk) -> Risk:
     """One more candidate joins; its e-value starts at 1."""
-    bets = (1, len(risk.log_thetas))
+    bets = len(risk.log_thetas)
     return replace(
         risk,
         units=np.pad(risk.units, ((0, 0), (0, 1), (0, 0))),
-        log_wealth=np.concatenate([risk.log_wealth, np.zeros(bets)]),
-        log_restarted=np.concatenate([risk.log_restarted, np.full(bets, -np.inf)]),
-        starts=np.concatenate([risk.starts, np.zeros(1, np.int64)]),
+        wealth=restart.joined(risk.wealth, restart.fresh(bets, 1, restarted=bets)),
     )
 
 
 def new_step(risk: Risk) -> Risk:
     """Place one more stake on each candidate: a ramp step or a stage begins."""
-    j = risk.starts + 1
-    stake = -np.log(j * (j + 1.0))[:, np.newaxis]
-    again = np.logaddexp(risk.log_restarted, stake)
-    return replace(risk, log_restarted=again, starts=j, started=risk.entered)
+    return replace(risk, wealth=restart.stepped(risk.wealth))
 
 
 def observe(risk: Risk, flow: Flow) -> Risk:
     """Let the units of a micro-batch enter, score its events, let units leave: in this order."""
-    if risk.entered >= max(FIRST, GROWN * risk.started):
-        risk = new_step(risk)
-    return _forget(_score(_fill(_add(risk, flow), flow)), flow)
+    return _forget(_score(_fill(_add(risk, flow), flow), flow), flow)
 
 
 def log_harm(risk: Risk) -> Float:
     """Log e-values against "not worse", of the restart mixture, (C,)."""
-    lasting = _mixed(risk, risk.log_wealth)
-    cash = -np.log1p(risk.starts)
-    recent = np.logaddexp(_mixed(risk, risk.log_restarted), cash)
-    total: Float = np.logaddexp(np.log(KEPT) + lasting, np.log1p(-KEPT) + recent)
-    return total
-
-
-def _mixed(risk: Risk, log_wealth: Float) -> Float:
-    mixed: Float = np.logaddexp.reduce(risk.log_weights + log_wealth, axis=1)
-    return mixed
+    return restart.mixed(risk.log_weights, risk.wealth)
 
 
 def _add(risk: Risk, flow: Flow) -> Risk:
@@ -192,31 +164,29 @@ def _fill(risk: Risk, flow: Flow) -> Risk:
     more = float(flow.matured.sum())
     if more <= 0.0:
         return risk
-    filled, entered = risk.filled + more, risk.entered + more
+    filled = risk.filled + more
     latest = max(risk.latest, float(flow.time[flow.matured > 0.0].max()))
     if filled < max(SMALLEST, float(risk.units[..., 0].sum()) / COHORTS):
-        return replace(risk, filled=filled, entered=entered, latest=latest)
+        return replace(risk, filled=filled, latest=latest)
     ends, cohort = np.append(risk.ends, latest), risk.cohort + 1
-    return replace(risk, ends=ends, cohort=cohort, filled=0.0, entered=entered, latest=latest)
+    return replace(risk, ends=ends, cohort=cohort, filled=0.0, latest=latest)
 
 
-def _score(risk: Risk) -> Risk:
+def _score(risk: Risk, flow: Flow) -> Risk:
     """Bet on the events of sets that are closed for entry, then take out all who are to leave."""
     full = risk.units[: _full(risk)]
     gone = full[..., 1] + full[..., 2]
     rows = np.flatnonzero(gone.any(axis=1))
+    entered = np.bincount(flow.arm, flow.matured, risk.units.shape[1])
+    trials = entered[0] + entered[1:]
     if not len(rows):
-        return risk
+        nothing = np.zeros_like(risk.wealth.log_wealth)
+        return replace(risk, wealth=restart.earned(risk.wealth, nothing, trials))
     gain = _gain(risk.log_thetas, full[rows, :, 0], full[rows, :, 1])
     units = risk.units.copy()
     units[: len(full), :, 0] = np.maximum(full[..., 0] - gone, 0.0)
     units[: len(full), :, 1:] = 0.0
-    return replace(
-        risk,
-        units=units,
-        log_wealth=risk.log_wealth + gain,
-        log_restarted=risk.log_restarted + gain,
-    )
+    return replace(risk, units=units, wealth=restart.earned(risk.wealth, gain, trials))
 
 
 def _gain(log_thetas: Float, at_risk: Float, events: Float) -> Float:
