@@ -106,7 +106,7 @@ def test_score_and_information_at_equal_hazards_are_those_of_scipys_log_rank_tes
         part[arm] = 1
         gone = flow(*((0, a, 0.0, 0, 0, n, 0) for a, n in enumerate(part)))
         state = observe(state, events(*part) if is_event else gone)
-    x, y = state.log_thetas[:4], state.log_wealth[0, :4]
+    x, y = state.log_thetas[:4], state.wealth.log_wealth[0, :4]
     score, half = np.linalg.solve(np.stack([x, x**2, x**3, x**4], axis=1), y)[:2]
     data = [
         CensoredData.right_censored(np.minimum(d, c), d > c)
