@@ -144,14 +144,17 @@ def _add(risk: Risk, flow: Flow) -> Risk:
 def _with_sets(risk: Risk, keys: Int) -> Risk:
     """The same with empty sets for keys of the cohort that fills where there are none yet."""
     filling = risk.key[_full(risk) :]
-    if len(filling) == 1 and (keys == filling[0]).all():
-        return risk
-    new = np.setdiff1d(keys, filling)
+    new = np.unique(keys)
+    if len(filling):
+        new = new[~np.isin(new, filling)]
     if not len(new):
         return risk
-    at = np.searchsorted(risk.key, new)
-    units = np.insert(risk.units, at, 0.0, axis=0)
-    return replace(risk, key=np.insert(risk.key, at, new), units=units)
+    key = np.concatenate([risk.key, new])
+    units = np.concatenate([risk.units, np.zeros((len(new), *risk.units.shape[1:]))])
+    if len(filling):
+        order = np.argsort(key)
+        key, units = key[order], units[order]
+    return replace(risk, key=key, units=units)
 
 
 def _full(risk: Risk) -> int:
