@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from controller.core.estimate import growth as forecast
-from controller.core.estimate import latency, purse, reward, risk, rivals
+from controller.core.estimate import forecast, latency, purse, reward, risk, rivals
 from controller.core.estimate.book import Book
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.game import Game
