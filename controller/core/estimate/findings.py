@@ -26,46 +26,38 @@ def of_candidates(
 ) -> tuple[CandidateEvidence, ...]:
     """What is known of the first candidates of the rollout, of these names, against `champion`."""
     log_e, log_mixed = reward.log_e(est.reward)
-    arms = _summaries(spec.reward, est, champion, candidates)
-    shadow = _errors_guards(spec, est.shadow)
+    families, harm, fast = log_e.tolist(), log_mixed.tolist(), risk.log_harm(est.risk).tolist()
+    arms, lifts = _summaries(spec.reward, est, champion, candidates), _lifts(est.reward)
+    guards, shadow = _guards(spec, est), _errors_guards(spec, est.shadow)
     p_best, losses = _bandit(est)
-    of_each = zip(
-        arms,
-        _guards(spec, est),
-        log_e.tolist(),
-        log_mixed.tolist(),
-        est.reward.ratio.tolist(),
-        est.reward.limits.tolist(),
-        risk.log_harm(est.risk).tolist(),
-        strict=False,
-    )
+    capped = reward.share_cut(est.reward)
     return tuple(
         CandidateEvidence(
-            champion=before,
-            candidate=after,
-            lift=Lift(ratio - 1.0 if ratio == ratio else None, lower, upper),  # noqa: PLR0124 - NaN
-            risk=max(0.0, upper if spec.is_minimised else -lower),
-            log_harm=harm,
-            log_harm_fast=fast,
-            log_superior=families[1],
-            log_noninferior=_per_stage(spec, families),
-            guards=guards,
+            champion=arms[i][0],
+            candidate=arms[i][1],
+            lift=lifts[i],
+            risk=max(0.0, lifts[i].upper if spec.is_minimised else -lifts[i].lower),
+            log_harm=harm[i],
+            log_harm_fast=fast[i],
+            log_superior=families[i][1],
+            log_noninferior=_per_stage(spec, families[i]),
+            guards=guards[i],
             shadow=shadow[i] if shadow else None,
             p_best=p_best[1 + i],
             loss=losses[i],
-            capped=reward.share_cut(est.reward),
+            capped=capped,
             multiplicity=est.candidates,
         )
-        for i, (
-            (before, after),
-            guards,
-            families,
-            harm,
-            ratio,
-            (lower, upper),
-            fast,
-        ) in enumerate(of_each)
+        for i in range(len(candidates))
     )
+
+
+def _lifts(state: Reward) -> list[Lift]:
+    rows = zip(state.ratio.tolist(), state.limits.tolist(), strict=True)
+    return [
+        Lift(None if math.isnan(ratio) else ratio - 1.0, lower, upper)
+        for ratio, (lower, upper) in rows
+    ]
 
 
 def _bandit(est: Estimators) -> tuple[Sequence[float], Sequence[float]]:
