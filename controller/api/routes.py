@@ -106,7 +106,7 @@ async def decisions(
     )
 
 
-@of_model.get("/explain", responses={422: {"model": Problem}})
+@of_model.get("/explain", responses={422: {"model": Problem}}, response_model_exclude_unset=True)
 async def explain(
     model: Known,
     backend: Controller,

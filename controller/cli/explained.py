@@ -112,10 +112,12 @@ def _condition(row: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _short(value: Json) -> str:
-    """Enough of an e-value: whole numbers up to a million, else three digits."""
+    """Enough of an e-value: three digits, or its order of magnitude where that says it all."""
     if not isinstance(value, float | int):
         return "-"
-    return f"{value:,.0f}" if 1_000 <= value < 1e6 else f"{value:.3g}"
+    if value >= 1e6 or 0 < value < 1e-3:
+        return f"{value:.0e}"
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"
 
 
 def _guardrail(row: Mapping[str, Json]) -> dict[str, Json]:

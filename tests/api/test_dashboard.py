@@ -129,7 +129,9 @@ def test_a_promoted_version_is_not_compared_with_itself(page: Page) -> None:
         page.open(own.url, width=1200, height=900)
         page.wait("document.body.innerText.includes('v2 against v1')")
         report = own.fake.reports["digits"]
-        own.publish(replace(report, phase=Phase.PROMOTED, champion="v2", candidate=None))
+        own.publish(
+            replace(report, phase=Phase.PROMOTED, champion="v2", candidate=None, candidates=())
+        )
         page.wait("document.body.innerText.includes('champion v2')")
         assert "against" not in page.text()
         page.open("about:blank", width=100, height=100)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+
+_RELATIONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt}
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,3 +16,11 @@ class Row:
     value: float
     unit: str
     target: str
+
+
+def mark(row: Row) -> str:
+    """Whether the row's target is reached; nothing where it has none."""
+    if not row.target:
+        return ""
+    relation, bound = row.target.split()[:2]
+    return "reached" if _RELATIONS[relation](row.value, float(bound)) else "MISSED"

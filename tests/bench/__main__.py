@@ -1,39 +1,34 @@
-"""`python -m tests.bench [NAME,…]`: the benchmarks, one table; missed targets are marked."""
+"""`python -m tests.bench [NAME,…]`: the benchmarks, one table; missed targets are marked.
+
+`python -m tests.bench quality --write` renews docs/decision-quality.md.
+"""
 
 from __future__ import annotations
 
 import importlib
-import operator
 import sys
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import Row
+from tests.bench import mark
 
-BENCHES = ("router", "idle", "start", "join", "engine")
-_RELATIONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt}
+BENCHES = ("router", "idle", "start", "join", "engine", "quality")
 
 
-def main(names: list[str]) -> None:
-    """Run the benchmarks named, or all."""
+def main(names: list[str], options: dict[str, bool]) -> None:
+    """Run the benchmarks named, or all; options go to the one that is named."""
     table = Table("what", "measured", "unit", "target", "", title="understudy bench")
     for name in names or BENCHES:
-        for row in importlib.import_module(f"tests.bench.{name}").run():
-            table.add_row(row.name, _figure(row.value), row.unit, row.target, _mark(row))
-    Console(width=110).print(table)
+        for row in importlib.import_module(f"tests.bench.{name}").run(**options):
+            table.add_row(row.name, _figure(row.value), row.unit, row.target, mark(row))
+    Console(width=130).print(table)
 
 
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _mark(row: Row) -> str:
-    if not row.target:
-        return ""
-    relation, bound = row.target.split()[:2]
-    return "reached" if _RELATIONS[relation](row.value, float(bound)) else "MISSED"
-
-
 if __name__ == "__main__":
-    main([name for argument in sys.argv[1:] for name in argument.split(",") if name])
+    words = [name for argument in sys.argv[1:] for name in argument.split(",") if name]
+    main([w for w in words if w[0] != "-"], {"is_written": True} if "--write" in words else {})

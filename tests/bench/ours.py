@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from controller.core import engine, estimate
+from controller.core.decide.conditions import SHARES
 from controller.core.model import CandidateEvidence, EventBatch
 from controller.core.policy import Policy
 from controller.core.state import State, initial
@@ -103,7 +104,7 @@ class Trace:
     naive    rewards over exposures so far, candidate over champion, minus 1
     fast     log e-value of harm as rewards come in
     closed   log e-value of harm on outcomes that are final
-    weight   the candidate's share, and `verdict` how it ended
+    weight   the candidate's share
     """
 
     minutes: np.ndarray
@@ -111,8 +112,19 @@ class Trace:
     fast: np.ndarray
     closed: np.ndarray
     weight: np.ndarray
-    verdict: str
-    cause: str
+
+    def caught(self, way: str, *, by: float = np.inf) -> bool:
+        """Whether this way (`fast` or `closed`) would have rolled back by that minute."""
+        cause = {"fast": "reward_fast", "closed": "reward_harm"}[way]
+        reached = getattr(self, way) >= threshold(cause)
+        return bool((reached & (self.minutes <= by)).any())
+
+
+def threshold(cause: str) -> float:
+    """What the log e-value of this way to roll back must reach in the scenes' policy."""
+    used = ("errors", "reward_fast", "reward_harm")
+    share = SHARES[cause] / sum(SHARES[name] for name in used)
+    return float(-np.log(scenes.ALPHA * share))
 
 
 def ramps(effect: float, numbers: range, *, seed: int) -> list[Trace]:
@@ -123,18 +135,16 @@ def ramps(effect: float, numbers: range, *, seed: int) -> list[Trace]:
 
 
 def _trace(plan: Plan, seed: int, number: int) -> Trace:
-    rows, counts, run = [], np.zeros((2, 2)), None
+    rows, counts = [], np.zeros((2, 2))
     for state, world, batch in steps(plan, seed, number):
         counts += _naive(batch, plan.policy)
-        seen, run = evidence(state), state
+        seen = evidence(state)
         rate = counts[1] / np.maximum(counts[0], 1)
         naive = rate[1] / rate[0] - 1 if rate[0] > 0 and counts[0, 1] > 0 else np.nan
         fast, closed = (seen.log_harm_fast, seen.log_harm) if seen else (0.0, 0.0)
-        share = 1 - state.split.weights[plan.policy.spec.champion.version] / 10_000
+        share = 1 - state.split.weights.get(plan.policy.spec.champion.version, 0) / 10_000
         rows.append((world.now / 60, naive, fast, closed, share))
-    assert run is not None
-    columns = np.array(rows).T
-    return Trace(*columns, verdict=run.phase.value, cause=run.said.cause)
+    return Trace(*np.array(rows).T)
 
 
 def _naive(batch: EventBatch, policy: Policy) -> np.ndarray:

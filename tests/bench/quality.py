@@ -217,30 +217,22 @@ def _coverage_rows(board: Board) -> list[Row]:
     return found
 
 
-def caught(trace: ours.Trace, by: str = "") -> bool:
-    """Whether a ramp ended in a rollback for lost reward, by minute 240."""
-    causes = (by,) if by else ("reward_fast", "reward_harm")
-    return trace.cause in causes and trace.verdict in ("rolling_back", "rolled_back")
-
-
-def reached(trace: ours.Trace, log_e: np.ndarray, share: float) -> bool:
-    """Whether an e-value passed its threshold while the ramp lasted."""
-    return bool((log_e >= -np.log(scenes.ALPHA * share)).any())
+def caught(traces: Sequence[ours.Trace], *ways: str) -> float:
+    """The share of ramps that would have been rolled back by minute 240 in one of these ways."""
+    return float(np.mean([any(t.caught(way, by=240.0) for way in ways) for t in traces]))
 
 
 def _ramp_rows(board: Board) -> list[Row]:
     worse, equal = board.ramps(-0.2), board.ramps(0.0)
     bound = most(len(equal), scenes.ALPHA)
+    chance = f"<= {bound:.3g} (1 % and chance in {len(equal)})"
+    both = ("fast", "closed")
     return [
-        Row("late labels, -20 %: caught by 240 min", _share(worse), "of runs", ">= 0.9"),
-        Row("  of these on the fast path", _share(worse, "reward_fast"), "of runs", ""),
-        Row("  of these on final outcomes", _share(worse, "reward_harm"), "of runs", ""),
-        Row("late labels, equal: rolled back", _share(equal), "of runs", f"<= {bound:.3g}"),
+        Row("late labels, -20 %: caught by 240 min", caught(worse, *both), "of runs", ">= 0.9"),
+        Row("  on the fast path alone", caught(worse, "fast"), "of runs", ""),
+        Row("  on final outcomes alone", caught(worse, "closed"), "of runs", ""),
+        Row("late labels, equal: rolled back", caught(equal, *both), "of runs", chance),
     ]
-
-
-def _share(traces: Sequence[ours.Trace], by: str = "") -> float:
-    return float(np.mean([caught(trace, by) for trace in traces]))
 
 
 def _regret_rows(board: Board) -> list[Row]:

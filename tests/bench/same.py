@@ -2,13 +2,15 @@
 
 A rollout is recorded as it was decided live. Then every exposure and every reward gets a lateness
 of its own within the grace, so that it reaches the log ticks later and in another order, and a
-third come twice. The engine folds both logs; the decisions must be equal to the last figure.
+third come twice. The engine folds both logs; the decisions and their evidence must be equal to the
+last figure. Failed answers are counted as they arrive, so that an outage is seen at once; they are
+left out of the comparison.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.random import Generator
@@ -48,13 +50,26 @@ def recorded(kind: str, seed: int, number: int) -> tuple[Policy, list[EventBatch
     return quick, [batch for _, _, batch in ours.steps(plan, seed, number)]
 
 
-def told(policy: Policy, batches: list[EventBatch]) -> list[Decision]:
-    """What the engine decides, apart from where in the log."""
+def told(policy: Policy, batches: list[EventBatch]) -> list[tuple[Any, ...]]:
+    """What the engine decides, when, and on which evidence of rewards."""
     state, made = initial(policy), []
     for batch in batches:
         state, decisions, _ = engine.step(policy, state, replace_start(batch, state.offset))
-        made += [replace(decision, offset=0, seed=0) for decision in decisions]
+        made += [_essence(decision) for decision in decisions]
     return made
+
+
+def _essence(decision: Decision) -> tuple[Any, ...]:
+    """All but counts of what has *arrived* (answers, duplicates): these do not wait for order."""
+    kept = ("lift", "risk", "log_e", "p_best")
+    evidence = {name: decision.evidence.get(name) for name in kept}
+    sums = [
+        {name: arm.get(name) for name in ("n", "mean", "interval")}
+        for arm in (decision.evidence.get(role) or {} for role in ("champion", "candidate"))
+        if isinstance(arm, dict)
+    ]
+    place = (decision.time, decision.stage, decision.step, decision.phase)
+    return (*place, decision.verdict, decision.cause, decision.weights, evidence, sums)
 
 
 def disturbed(policy: Policy, batches: list[EventBatch], rng: Generator) -> list[EventBatch]:

@@ -23,7 +23,7 @@ ALPHA = 0.01
 TICK_S = 300.0
 STEPS, STEP_S = (0.05, 0.25, 0.5), 7_200.0
 """The ramp of everyone who ramps by the clock: a third of the drifts' seven hours each."""
-LATE_PER_DAY = 4_000_000
+LATE_PER_DAY = 1_500_000
 GOOD = 200_000
 """Requests before a late regression."""
 
@@ -144,11 +144,16 @@ def scene(name: str, *, per_day: int = PER_DAY) -> Scene:
 
 
 def late_ramp() -> Scene:
-    """The ramp with labels that come 45 minutes late; steps as soon as their cohorts close."""
+    """The ramp with labels that come 45 minutes late; steps as soon as their cohorts close.
+
+    No verdict ends it, so that every e-value can be followed to the end.
+    """
     late = scene("delayed_labels", per_day=LATE_PER_DAY)
-    quick = policy(window="75m", stage=_canary(min_duration="1h"))
+    looking = policy(
+        window="75m", stage=_canary(min_duration="1h", margin=1e-5, alpha=1e-9, promotion=1e-9)
+    )
     scenario = late.scenario.model_copy(update={"max_time": 4 * 3600.0, "tick": 120.0})
-    return Scene("late_ramp", scenario, quick, 0.05)
+    return Scene("late_ramp", scenario, looking, 0.05)
 
 
 def bandit(effect: float, delay: int) -> Scene:

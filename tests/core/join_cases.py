@@ -232,12 +232,12 @@ def ramp(rng):
     shares = rng.choices(SHARES, k=rng.randint(3, 8))
     if rng.random() < 0.5:
         shares.sort()
-    own_share = rng.choices([400, 2_000, 4_000, 9_000], k=4)
+    own_share = rng.choices([400, 2_000, 4_000, 9_000], k=5)
     events = []
     for request in range(1, rng.randint(20, 60)):
-        time, unit = rng.randint(0, 240) / 4, rng.randint(1, 4)
+        time, unit = rng.randint(0, 240) / 4, rng.choice([0, 1, 1, 2, 2, 3, 4])
         share = shares[int(time) * len(shares) // 61]
-        is_candidate = (own_share[unit - 1] < share) != (rng.random() < 0.04)
+        is_candidate = (own_share[unit] < share) != (rng.random() < 0.04)
         events.append(
             Exp(
                 offset=len(events),

@@ -28,7 +28,7 @@ from tests.core.join_oracle import Exp, Oracle, Rew
 any_log = st.one_of(ramps(), logs(), ramps(), crowds())
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(any_log, st.integers(0, 30))
 def test_the_joiner_agrees_with_brute_force_and_survives_restarts(log, rollout_at):
     rule, batches = log
@@ -71,7 +71,7 @@ def distinct(batch):
     return list(seen.values())
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(any_log, st.randoms(use_true_random=False))
 def test_the_order_inside_a_micro_batch_makes_no_difference(log, rng):
     rule, batches = log
@@ -142,7 +142,7 @@ def test_events_displaced_within_the_grace_give_the_same_columns(case):
     assert results[0] == results[1]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(SEEDS)
 def test_what_the_new_arm_does_decides_nothing_about_the_entry(rng):
     """The same ramp, but one exposure is another arm's, and its unit is then otherwise rewarded."""
@@ -175,7 +175,7 @@ def matured(rule, events):
     return [(time, *rest) for time, _, *rest in rows]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(any_log)
 def test_every_matured_exposure_has_one_event_or_lapses(log):
     rule, batches = log

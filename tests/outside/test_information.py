@@ -11,9 +11,9 @@ from scipy.special import rel_entr
 from scipy.stats import false_discovery_control
 from statsmodels.stats.multitest import multipletests
 
-from controller.core.estimate import ebh, sequential
-from controller.core.estimate.book import reward_book
-from controller.core.estimate.growth import of_coins
+from controller.core import estimate
+from controller.core.estimate import EstimatorSpec, History, RewardSpec, ebh, sequential
+from controller.core.model import Cells
 
 MU_1 = ((0.5, 0.45, 0.43, 0.4), (0.417, 0.390, 0.136, 0.057))
 MU_2 = ((0.3, 0.21, 0.2, 0.19, 0.18), (0.336, 0.251, 0.177, 0.132, 0.104))
@@ -84,15 +84,20 @@ def test_shares_that_learn_fastest_are_the_published_ones(means, expected):
 @pytest.mark.parametrize(
     ("pi", "p0", "theta"), [(0.01, 0.05, 0.8), (0.25, 0.05, 0.8), (0.5, 0.3, 0.9), (0.5, 0.7, 0.97)]
 )
-def test_growth_of_harm_is_the_divergence_from_the_mixed_coin(pi, p0, theta):
+def test_growth_is_the_divergence_from_the_mixed_coin(pi, p0, theta):
     """Source: scipy.special.rel_entr: pi KL(p1 | m) + (1 - pi) KL(p0 | m), m = pi p1 + (1-pi) p0.
 
-    The effect is one of the grid of bets, so the best bet knows it."""
-    p1 = theta * p0
+    The effect 1 / theta is one of the grid of bets, so the best bet knows it."""
+    p1 = p0 / theta
     middle = pi * p1 + (1 - pi) * p0
+    spec = EstimatorSpec(reward=RewardSpec("e", is_binary=True, low=0.0, high=1.0, default=0.0))
+    n0, n1 = 10_000 * (1 - pi), 10_000 * pi
+    one, none = np.ones(1), np.zeros(1, np.int64)
+    counts = [x * one for x in (pi, n0, p0 * n0, n1, p1 * n1)]
+    est = estimate.start(spec, History())
+    est = estimate.observe_outcomes(spec, est, Cells(none, none, none, *counts), None, 0.0)
     expected = pi * kl(p1, middle) + (1 - pi) * kl(p0, middle)
-    book = reward_book((), contamination=0.0, min_effect=None, is_minimised=False)
-    assert of_coins(book, pi, p0, p1)[0] == pytest.approx(expected, rel=1e-9)
+    assert estimate.growth(spec, est, 0, pi).superior == pytest.approx(expected, rel=1e-9)
 
 
 def test_harm_at_one_percent_of_traffic_takes_four_hundred_thousand_requests():

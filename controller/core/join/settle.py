@@ -123,15 +123,15 @@ def _ripe(table: Table, watermark: float) -> Int:
     due = table.scoring.due(0.0, watermark, store.time)
     if not due.size:
         return due
-    # A row may stand here twice, or for a reward that closed before its time: see `_close_due`.
-    due = np.unique(due).astype(np.int64)
+    # A row may stand here twice, or for a reward that closed before its time: see `_values`.
+    due = np.unique(due)
     due = due[(store.flags[due] & WAITING) != 0]
     owner = store.owner[due]
     is_settled = (exposures.flags[owner] & SETTLED) != 0
     table.scoring.add(due[~is_settled], exposures.time[owner[~is_settled]])
-    due = due[is_settled]
-    store.flags[due] &= ~WAITING
-    return due
+    ripe: Int = due[is_settled]
+    store.flags[ripe] &= ~WAITING
+    return ripe
 
 
 def _root_of(table: Table, rows: Int) -> Int:
