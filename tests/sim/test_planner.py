@@ -22,7 +22,7 @@ HARM = Sought.of(harm(None, 0.0, 1), 0.01)
 
 @pytest.mark.parametrize(("share", "requests"), [(0.01, 413_000), (0.05, 86_000), (0.25, 21_000)])
 def test_the_bound_at_base_5_percent_and_minus_20_percent(share, requests):
-    # The figures of docs/decisions/0004-inference.md, simulated before any of this was written.
+    # The table of docs/plan.md, whose figures were simulated before any of this was written.
     assert bound(HARM, share, 0.05, 0.04) == pytest.approx(requests, rel=0.05)
 
 
