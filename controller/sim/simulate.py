@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -186,6 +187,10 @@ def _made(plan: Plan, runs: int, seed: int, jobs: int) -> Iterator[Run]:
         waiting: list[Future[Run]] = [pool.submit(_numbered, number) for number in range(runs)]
         for done in as_completed(waiting):
             yield done.result()
+    except BrokenProcessPool as exc:
+        raise UnderstudyError(
+            "a process of the simulation was killed, perhaps for want of memory: try --jobs 1"
+        ) from exc
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():
