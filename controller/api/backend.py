@@ -62,8 +62,10 @@ class Backend(Protocol):
         """Offer a version; its fields are those of a `version` event. Raises `CommandError`."""
         ...
 
-    def assign(self, model: str, units: Sequence[str | None]) -> list[dict[str, Json]]:
-        """`arm`, `epoch`, `propensity` and `request_id` per unit; None is a unit of its own."""
+    def assign(
+        self, model: str, units: Sequence[str | None], segment: str | None = None
+    ) -> list[dict[str, Json]]:
+        """`arm`, `epoch`, `propensity`, `request_id`, `segment` per unit; None is its own unit."""
         ...
 
     def changes(self) -> AsyncIterator[Report]:

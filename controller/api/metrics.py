@@ -6,6 +6,7 @@ from the log. The totals of a report are those of the log, which makes them hone
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Request
@@ -20,7 +21,9 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from starlette.responses import Response
 
 from controller.api.backend import Backend
-from controller.core.model import BASIS, ArmReport, Json, Phase, Reason, Report
+from controller.api.explanations import Explanation
+from controller.api.schemas import finite
+from controller.core.model import BASIS, ArmReport, Json, Lift, Phase, Reason, Report
 
 _COUNTERS = {
     "exposures": "requests that were answered by the arm",
@@ -46,11 +49,18 @@ class Reports(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every family, from one look at each model."""
-        reports = [self._backend.report(model) for model in self._backend.models()]
+        models = self._backend.models()
+        reports = [self._backend.report(model) for model in models]
         arms = [(report.model, arm) for report in reports for arm in report.arms]
         yield from _totals(arms)
         yield from _gauges(arms)
         yield from _models(reports)
+        yield from _health(reports)
+        yield from _lifts([(r.model, arm, lift) for r in reports for arm, lift in r.lift.items()])
+        explained = [
+            Explanation.model_validate(finite(self._backend.explain(m, None))) for m in models
+        ]
+        yield from _evidence(explained)
         yield from _router(self._backend.router_status())
 
 
@@ -102,6 +112,60 @@ def _models(reports: Sequence[Report]) -> Iterator[Metric]:
         for reason, count in counts.items():
             rejected.add_metric((report.model, reason), count)
     yield from (phase, epoch, in_force, rejected)
+
+
+def _health(reports: Sequence[Report]) -> Iterator[Metric]:
+    silent = GaugeMetricFamily(
+        "understudy_silent_seconds", "time since a request was answered", labels=("model",)
+    )
+    rate = GaugeMetricFamily(
+        "understudy_join_rate",
+        "share of outcomes with a reward, now and before; only while it has fallen too far",
+        labels=("model", "when"),
+    )
+    for report in reports:
+        if isinstance(seconds := report.health.get("silent_s"), int | float):
+            silent.add_metric((report.model,), seconds)
+        if isinstance(rates := report.health.get("join_rate"), dict):
+            for when, share in rates.items():
+                if isinstance(share, int | float):
+                    rate.add_metric((report.model, when), share)
+    yield from (silent, rate)
+
+
+def _lifts(lifts: Sequence[tuple[str, str, Lift]]) -> Iterator[Metric]:
+    labels = ("model", "candidate")
+    names = {
+        "estimate": ("lift", "relative lift of the mean reward over the champion's"),
+        "lower": ("lift_lower", "lower end of the confidence sequence of the lift"),
+        "upper": ("lift_upper", "upper end of the confidence sequence of the lift"),
+    }
+    for field, (name, text) in names.items():
+        family = GaugeMetricFamily(f"understudy_{name}", text, labels=labels)
+        for model, candidate, lift in lifts:
+            if (value := getattr(lift, field)) is not None:
+                family.add_metric((model, candidate), value)
+        yield family
+
+
+def _evidence(explained: Sequence[Explanation]) -> Iterator[Metric]:
+    best = GaugeMetricFamily(
+        "understudy_p_best", "probability to be the best arm", labels=("model", "candidate")
+    )
+    surplus = GaugeMetricFamily(
+        "understudy_evidence_surplus",
+        "natural logarithm of evidence over threshold; 0 or more when the condition is met",
+        labels=("model", "candidate", "condition", "then"),
+    )
+    for one in explained:
+        for seen in one.candidates:
+            if seen.p_best is not None:
+                best.add_metric((one.model, seen.arm), seen.p_best)
+        for row in one.conditions:
+            if row.evidence is not None and row.threshold:
+                log = math.log(row.evidence / row.threshold) if row.evidence > 0 else -math.inf
+                surplus.add_metric((one.model, row.candidate, row.name, row.then), log)
+    yield from (best, surplus)
 
 
 def _router(status: dict[str, Json]) -> Iterator[Metric]:

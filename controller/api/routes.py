@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from controller.api.backend import Backend
+from controller.api.explanations import DecisionExplanation, Explanation, explained
 from controller.api.problems import ProblemError, unknown_model
 from controller.api.schemas import (
     Assignment,
@@ -105,19 +106,19 @@ async def decisions(
     )
 
 
-@of_model.get("/explain", responses={422: {"model": Problem}})
+@of_model.get("/explain", responses={422: {"model": Problem}}, response_model_exclude_unset=True)
 async def explain(
     model: Known,
     backend: Controller,
     decision: Annotated[int | None, Query(ge=1, description="the present if left out")] = None,
-) -> dict[str, object]:
-    """Why it moved, or why it did not, with the numbers."""
+) -> Explanation | DecisionExplanation:
+    """Why it moved, or why it did not: each condition, each guardrail, and plain words."""
     try:
         found = backend.explain(model, decision)
     except KeyError as exc:
         which = "any decision yet" if decision is None else f"a decision {decision}"
         raise ProblemError(404, "unknown-decision", f"{model} does not have {which}.") from exc
-    return {key: finite(value) for key, value in found.items()}
+    return explained(found)
 
 
 @of_model.post(
@@ -133,7 +134,7 @@ async def candidates(
         detail = f"The body names the model {body.model!r}, the path {model!r}."
         raise ProblemError(422, "invalid", detail)
     report = await backend.candidate(model, body.event())
-    if report.candidate == body.version:
+    if body.version in report.candidates:
         response.status_code = 201
         response.headers["Location"] = f"/v1/models/{model}"
     return ModelReport.of(report)
@@ -147,13 +148,13 @@ async def assignments(
     units = [body.unit] if body.units is None else body.units
     found = [
         _assignment(unit, row)
-        for unit, row in zip(units, backend.assign(model, units), strict=True)
+        for unit, row in zip(units, backend.assign(model, units, body.segment), strict=True)
     ]
     return found[0] if body.units is None else Assignments(assignments=found)
 
 
 def _assignment(unit: str | None, row: dict[str, Json]) -> Assignment:
-    wanted = {key: row.get(key) for key in ("arm", "epoch", "propensity", "request_id")}
+    wanted = {key: row[key] for key in ("arm", "epoch", "propensity", "request_id", "segment")}
     return Assignment.model_validate({"unit": unit, **wanted})
 
 

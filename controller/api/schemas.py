@@ -16,6 +16,7 @@ from controller.core.policy.quantities import Arm, Endpoint
 
 Interval: TypeAlias = tuple[float | None, float | None]
 Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Unit: TypeAlias = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 def finite(value: Json) -> JsonValue:
@@ -37,14 +38,16 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """The base of what is answered."""
+
     model_config = ConfigDict(extra="forbid")
 
 
 # --- answers ----------------------------------------------------------------------------------
 
 
-class ArmView(_Answer):
+class ArmView(Answer):
     """One arm: totals over the life of the log; units, mean and interval of the rollout."""
 
     arm: str
@@ -80,7 +83,7 @@ class ArmView(_Answer):
         )
 
 
-class LiftView(_Answer):
+class LiftView(Answer):
     """Relative lift of a candidate over the champion; null is "unknown" or "unbounded"."""
 
     estimate: float | None
@@ -95,7 +98,7 @@ class LiftView(_Answer):
         )
 
 
-class Summary(_Answer):
+class Summary(Answer):
     """Where a model stands, in one line."""
 
     model: str
@@ -139,7 +142,12 @@ class ModelReport(Summary):
                         }
                     ],
                     "lift": {"v2": {"estimate": 0.04, "interval": [-0.01, 0.09]}},
-                    "health": {"sample_ratio": "ok", "unattributed": 0, "split": "in force"},
+                    "segments": {"SE": {"v1": 2000, "v2": 8000}},
+                    "health": {
+                        "sample_ratio": "ok", "sample_ratio_evidence": 0.4, "silent_s": 0.2,
+                        "join_rate": {"now": 0.02, "before": 0.11},
+                        "unattributed": 0, "split": "in force",
+                    },
                     "rejected": {"orphan": 3, "late": 1},
                 }
             ]
@@ -177,21 +185,21 @@ def _plain(value: JsonValue | tuple[str, ...]) -> JsonValue:
     return list(value) if isinstance(value, tuple) else value
 
 
-class Models(_Answer):
+class Models(Answer):
     """Every model, and the state of the router."""
 
     models: list[Summary]
     router: dict[str, JsonValue]
 
 
-class Decisions(_Answer):
+class Decisions(Answer):
     """Decisions of a model; each is one verdict that was written down."""
 
     model: str
     decisions: list[dict[str, JsonValue]]
 
 
-class Track(_Answer):
+class Track(Answer):
     """One arm over the times of a `History`; null where the arm was not there."""
 
     weight: list[int | None]
@@ -200,7 +208,7 @@ class Track(_Answer):
     upper: list[float | None]
 
 
-class History(_Answer):
+class History(Answer):
     """Recent reports as columns, oldest first: what the plots are drawn from."""
 
     model: str
@@ -229,14 +237,14 @@ def _track(arms: list[ArmView | None]) -> Track:
     )
 
 
-class RejectedEvent(_Answer):
+class RejectedEvent(Answer):
     """An event of a body that was not accepted, by its place in the body, from 0."""
 
     index: int
     error: str
 
 
-class Intake(_Answer):
+class Intake(Answer):
     """What became of a body of events. The accepted ones are durable."""
 
     model_config = ConfigDict(
@@ -251,7 +259,7 @@ class Intake(_Answer):
     rejected: list[RejectedEvent]
 
 
-class Assignment(_Answer):
+class Assignment(Answer):
     """The arm of one unit."""
 
     unit: str | None
@@ -261,15 +269,18 @@ class Assignment(_Answer):
     request_id: str | None = Field(
         description="to be sent with exposure and reward; made for requests without a unit"
     )
+    segment: str | None = Field(
+        description="to be sent with the exposure; null where the given value is no segment"
+    )
 
 
-class Assignments(_Answer):
+class Assignments(Answer):
     """The arms of several units, in the order of the request."""
 
     assignments: list[Assignment]
 
 
-class Probe(_Answer):
+class Probe(Answer):
     """The answer of a health probe that succeeded."""
 
     status: Literal["alive", "ready"]
@@ -339,25 +350,36 @@ class Candidate(_Body):
     endpoints: list[Endpoint] = Field(default_factory=list)
     trained_at: str | None = Field(default=None, max_length=100)
     metrics: dict[str, Finite] = Field(default_factory=dict)
+    covariates: dict[Unit, Finite] = Field(
+        default_factory=dict,
+        description="unit -> what was known of it beforehand, such as its mean reward; it sharpens "
+        "the comparison and biases nothing",
+    )
 
     def event(self) -> dict[str, Json]:
         """The version event's fields that were given, without `type` and `model`."""
         fields: dict[str, Json] = self.model_dump(exclude={"type", "model", "time"})
         if self.time is not None:
             fields["time"] = self.time if isinstance(self.time, float) else self.time.timestamp()
+        if not self.covariates:
+            del fields["covariates"]
         return {key: value for key, value in fields.items() if value is not None}
-
-
-Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class AssignmentQuery(_Body):
     """One `unit` or several `units`; null is a request that is a unit of its own."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"unit": "u1"}, {"units": ["u1"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"unit": "u1"}, {"units": ["u1"]}, {"unit": "u1", "segment": "de"}]
+        }
+    )
 
-    unit: Id | None = None
-    units: list[Id | None] | None = Field(default=None, max_length=10_000)
+    unit: Unit | None = None
+    units: list[Unit | None] | None = Field(default=None, max_length=10_000)
+    segment: str | None = Field(
+        default=None, description="the value of the policy's header of segments, as it was received"
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> AssignmentQuery:

@@ -1,9 +1,9 @@
 """The command `understudy`: contract 4.3. Parses, calls, prints; decides nothing.
 
-`serve`, `demo`, `check`, `schema` and `replay` work here; the others are clients of the API of a
-running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads the state folder, so
-that it works when nothing runs. What is heavy to import is imported by the command that needs it:
-a question to the API takes under a second, not two.
+`serve`, `demo`, `check`, `schema`, `plan`, `simulate` and `replay` work here; the others are
+clients of the API of a running `serve` (`--api`, or `UNDERSTUDY_API`), except `ledger`, which reads
+the state folder, so that it works when nothing runs. What is heavy to import is imported by the
+command that needs it: a question to the API takes under a second, not two.
 
 Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
 """
@@ -46,6 +46,9 @@ StateOption = Annotated[
     ),
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept in the ledger.")]
+CandidateOption = Annotated[
+    str | None, typer.Option("--candidate", help="Which one, where there are several.")
+]
 DEFAULT_API = "127.0.0.1:8800"
 
 
@@ -157,6 +160,42 @@ def replay(
     period_s = None if replaying.has_ticks(events) else interval or replaying.INTERVAL_S
     for row in replaying.replay(policy, replaying.lines_of(events), interval_s=period_s):
         _print_decision(row, output)
+
+
+@app.command()
+def plan(  # noqa: PLR0913 - a command's options
+    file: Annotated[Path, typer.Argument(help="A policy file.")],
+    *,
+    rate: Annotated[str, typer.Option("--rate", help="Traffic, such as 50/s, 3000/min or 2/h.")],
+    base_rate: Annotated[
+        str, typer.Option("--base-rate", help="The champion's share of requests with a reward: 5%.")
+    ],
+    delay: Annotated[
+        str | None,
+        typer.Option("--delay", help="Mean time to a reward; default: a tenth of the window."),
+    ] = None,
+    errors: Annotated[
+        str, typer.Option("--errors", help="The champion's share of failed answers.")
+    ] = "0.5%",
+    effect: Annotated[
+        str | None,
+        typer.Option("--effect", help="Relative; default: min_effect, else the margin, else 20%."),
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """How long each stage takes at this traffic, and what it can detect."""
+    from controller.cli import rehearsal
+
+    code = rehearsal.plan(
+        file,
+        rate=rate,
+        base_rate=base_rate,
+        delay=delay,
+        errors=errors,
+        effect=effect,
+        output=output,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -309,8 +348,29 @@ def _operation(operation: Operation, text: str) -> None:
     app.command(name=operation.value)(command)
 
 
-_operation(Operation.PROMOTE, "Promote the candidate now.")
-_operation(Operation.ROLLBACK, "Roll the candidate back now.")
+def _choice(operation: Operation, text: str) -> None:
+    """An operation on one candidate, which must be named where there are several."""
+
+    def command(
+        model: ModelArgument,
+        *,
+        candidate: CandidateOption = None,
+        reason: ReasonOption = "",
+        api: ApiOption = DEFAULT_API,
+        output: OutputOption = Output.TABLE,
+    ) -> None:
+        from controller.cli import remote
+
+        given = {"reason": reason, "version": candidate}
+        body: dict[str, Json] = {key: value for key, value in given.items() if value}
+        remote.post(api, model, operation.value, body, output)
+
+    command.__doc__ = text
+    app.command(name=operation.value)(command)
+
+
+_choice(Operation.PROMOTE, "Promote the candidate now.")
+_choice(Operation.ROLLBACK, "Roll the candidate back now; all of them, if none is named.")
 _operation(Operation.PAUSE, "Keep the split as it is, until `resume`.")
 _operation(Operation.RESUME, "Go on after `pause`.")
 

@@ -47,8 +47,14 @@ def print_value(value: object, output: Output, *, compact: bool = False) -> None
     typer.echo(json.dumps(value, indent=None if compact else 2, separators=separators))
 
 
-def print_rows(rows: Sequence[Mapping[str, Json]], output: Output, columns: Sequence[str]) -> None:
-    """Print rows: all fields for programs, `columns` for people."""
+def print_rows(
+    rows: Sequence[Mapping[str, Json]],
+    output: Output,
+    columns: Sequence[str],
+    *,
+    width: int = _WIDE,
+) -> None:
+    """Print rows: all fields for programs, `columns` for people; `width` is that of a pipe."""
     if output is not Output.TABLE:
         print_value(list(rows), output)
         return
@@ -57,8 +63,7 @@ def print_rows(rows: Sequence[Mapping[str, Json]], output: Output, columns: Sequ
         table.add_column(_HEADS.get(column, column).upper(), overflow="fold")
     for row in rows:
         table.add_row(*(cell(column, row.get(column)) for column in columns))
-    width = None if sys.stdout.isatty() else _WIDE
-    Console(width=width).print(table)
+    Console(width=None if sys.stdout.isatty() else width).print(table)
 
 
 def cell(column: str, value: Json) -> str:

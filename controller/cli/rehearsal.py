@@ -8,25 +8,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from controller.cli.printing import Output, print_value
-from controller.core.decide.situation import for_people
+from controller.cli.rehearsed import print_plan, print_simulation
 from controller.core.policy import parse
 from controller.core.policy.quantities import duration_s
 from controller.settings import policy_text
 from controller.sim import scenario as scenarios
-from controller.sim.quantities import QuantityError, parsed, rate_per_s
+from controller.sim.outlook import Traffic
+from controller.sim.outlook import document as planned
+from controller.sim.planner import plan as plan_of
+from controller.sim.quantities import QuantityError, parsed, rate_per_s, share
 from controller.sim.simulate import simulate as run_simulation
 from controller.sim.summary import document
 
 INTERRUPTED = 130
 """The exit code of what Ctrl-C ended."""
-
-_WIDE = 120
 
 
 def simulate(  # noqa: PLR0913 - a command's options
@@ -62,7 +61,7 @@ def simulate(  # noqa: PLR0913 - a command's options
         return INTERRUPTED
     shown = document(scenario, made)
     if output is Output.TABLE:
-        _print_simulation(shown)
+        print_simulation(shown)
     else:
         print_value(shown, output)
     return 0
@@ -90,86 +89,42 @@ def _bar(runs: int) -> Iterator[Callable[[int], None] | None]:
         yield lambda done: progress.update(task, completed=done)
 
 
-# --- for people -------------------------------------------------------------------------------
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
-
-
-def _table(*heads: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for number, head in enumerate(heads):
-        table.add_column(head.upper(), overflow="fold", justify="left" if not number else "right")
-    return table
-
-
-def _print_simulation(shown: dict[str, Any]) -> None:
-    console = _console()
-    typer.echo(f"{shown['model']} in {shown['scenario']}: {shown['description']}")
-    typer.echo(
-        f"{shown['runs']} runs of at most {for_people(shown['horizon_s'])}, "
-        f"a look each {for_people(shown['tick_s'])}, {shown['level']}, seed {shown['seed']}\n"
+def plan(  # noqa: PLR0913 - a command's options
+    file: Path,
+    *,
+    rate: str,
+    base_rate: str,
+    delay: str | None,
+    errors: str,
+    effect: str | None,
+    output: Output,
+) -> int:
+    """How long each stage takes, and what it can detect; gives the exit code."""
+    policy = parse(policy_text(file), str(file))
+    traffic = Traffic(
+        rate=parsed(rate_per_s, rate, "--rate"),
+        base_rate=_inside(base_rate, "--base-rate"),
+        delay_s=0.1 * policy.spec.reward.window if delay is None else _delay_s(delay),
+        errors=parsed(share, errors, "--errors"),
+        effect=None if effect is None else _inside(effect, "--effect"),
     )
-    console.print(_verdicts(shown))
-    typer.echo()
-    for promise in shown["promises"]:
-        kept = "BROKEN" if promise["broken"] else "kept"
-        typer.echo(
-            f"{promise['what']}: promised at most {promise['at_most']:.3g}, {_found(promise)}: "
-            f"{kept}"
-        )
-    if shown["promises"]:
-        typer.echo()
-    console.print(_per_run(shown))
-    typer.echo()
-    console.print(_reached(shown))
-    typer.echo()
-    causes = ", ".join(f"{cause} {count}" for cause, count in shown["causes"].items())
-    typer.echo(f"why: {causes}")
+    try:
+        shown = planned(plan_of(policy, traffic))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if output is Output.TABLE:
+        print_plan(shown)
+    else:
+        print_value(shown, output)
+    return 0
 
 
-def _found(rate: dict[str, Any]) -> str:
-    low, high = rate["interval"]
-    return f"found {rate['rate']:.2%} [{low:.2%}, {high:.2%}]"
+def _inside(text: str, name: str) -> float:
+    value = parsed(share, text, name)
+    if not 0 < value < 1:
+        raise QuantityError(f"{name}: found {text!r}, expected a share above 0% and below 100%")
+    return value
 
 
-def _verdicts(shown: dict[str, Any]) -> Table:
-    table = _table("verdict", "runs", "rate", "95 % interval", "median time", "5 %", "95 %")
-    for word, found in shown["verdicts"].items():
-        low, high = found["interval"]
-        times = shown["duration_s"].get(word)
-        quantiles = [for_people(times[key]) for key in ("p50", "p5", "p95")] if times else ["-"] * 3
-        table.add_row(
-            word.replace("_", " "),
-            str(found["count"]),
-            f"{found['rate']:.2%}",
-            f"{low:.2%} .. {high:.2%}",
-            *quantiles,
-        )
-    return table
-
-
-def _per_run(shown: dict[str, Any]) -> Table:
-    table = _table("per run", "mean", "median", "5 %", "95 %")
-    words = {
-        "requests": "requests",
-        "on_candidate": "on the candidate",
-        "harmed": "harmed",
-        "lost_reward": "reward lost",
-        "decisions": "decisions",
-    }
-    for key, word in words.items():
-        values = shown[key]
-        numbers = [f"{values[field]:,.6g}" for field in ("mean", "p50", "p5", "p95")]
-        table.add_row(word, *numbers)
-    return table
-
-
-def _reached(shown: dict[str, Any]) -> Table:
-    table = _table("stage", "reached", "median time", "5 %", "95 %")
-    for row in shown["stages"]:
-        step = f" step {row['step'] + 1}" if row["stage"] == "canary" else ""
-        times = [for_people(row["seconds"][key]) for key in ("p50", "p5", "p95")]
-        table.add_row(f"{row['stage']}{step}", f"{row['reached']['rate']:.1%}", *times)
-    return table
+def _delay_s(text: str) -> float:
+    return _positive_duration(text, "--delay")

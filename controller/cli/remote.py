@@ -9,7 +9,8 @@ import click
 import httpx
 import typer
 
-from controller.cli.printing import Output, print_rows, print_value
+from controller.cli.explained import holding, lift_sentence, objects, print_explanation
+from controller.cli.printing import Output, cell, print_rows, print_value
 from controller.core.model import Json, Phase
 from controller.core.policy.quantities import duration_s
 from controller.errors import Retryable, UnderstudyError
@@ -83,12 +84,11 @@ def _print_report(report: Mapping[str, Json]) -> None:
     typer.echo(f"{report['model']}: {report['phase']}{_stage(report)}, split {report['epoch']}")
     typer.echo(f"  {report['reason']}")
     health = report.get("health")
-    if isinstance(health, dict) and health.get("trouble"):
-        typer.echo(f"  HOLDING: {health['trouble']}")
+    for line in holding(health):
+        typer.echo(f"  HOLDING: {line}")
     if isinstance(health, dict) and health.get("split") != "in force":
         typer.echo(f"  split: {health.get('split')}")
-    arms = report["arms"]
-    assert isinstance(arms, list)
+    _print_lifts(report)
     columns = (
         "arm",
         "role",
@@ -101,9 +101,35 @@ def _print_report(report: Mapping[str, Json]) -> None:
         "mean",
         "interval",
     )
-    print_rows([arm for arm in arms if isinstance(arm, dict)], Output.TABLE, columns)
+    print_rows(objects(report["arms"]), Output.TABLE, columns)
+    _print_segments(report)
     if report.get("rejected"):
         typer.echo(f"  rejected: {report['rejected']}")
+
+
+def _print_lifts(report: Mapping[str, Json]) -> None:
+    """Each candidate that is in against the champion, a line each."""
+    lifts, names = report.get("lift"), report.get("candidates")
+    if not isinstance(lifts, dict) or not isinstance(names, list):
+        return
+    for name in names:
+        lift = lifts.get(str(name))
+        if isinstance(lift, dict):
+            typer.echo(f"  {lift_sentence(str(name), str(report['champion']), lift)}")
+
+
+def _print_segments(report: Mapping[str, Json]) -> None:
+    """The split of each segment, where there are any."""
+    segments = report.get("segments")
+    if not isinstance(segments, dict) or not segments:
+        return
+    arms = [str(arm["arm"]) for arm in objects(report["arms"])]
+    rows: list[dict[str, Json]] = [
+        {"segment": name, **{arm: cell("weight", weights.get(arm)) for arm in arms}}
+        for name, weights in segments.items()
+        if isinstance(weights, dict)
+    ]
+    print_rows(rows, Output.TABLE, ("segment", *arms))
 
 
 def _stage(report: Mapping[str, Json]) -> str:
@@ -123,26 +149,18 @@ def explain(api: str, model: str, number: int | None, output: Output) -> None:
     if output is not Output.TABLE:
         print_value(document, output)
         return
-    typer.echo(f"{model}: {document['phase']}, {document['verdict']}")
-    typer.echo(f"  because {document['reason']}")
-    conditions = document.get("conditions")
-    if isinstance(conditions, list) and conditions:
-        rows = [row for row in conditions if isinstance(row, dict)]
-        print_rows(rows, Output.TABLE, ("name", "evidence", "threshold", "reached", "then"))
-    if number is not None:
-        print_value(document.get("evidence"), Output.YAML)
+    print_explanation(document)
 
 
 def candidates(api: str, model: str, output: Output) -> None:
     """Print a model's arms and what waits in its queue."""
     report = _get(api, f"/v1/models/{model}")
-    arms, queue = report["arms"], report.get("queue") or []
-    assert isinstance(arms, list)
+    queue = report.get("queue") or []
     assert isinstance(queue, list)
     rows: list[dict[str, Json]] = [
         {"version": arm["arm"], "role": arm["role"], "weight": arm["weight"]}
-        for arm in arms
-        if isinstance(arm, dict) and arm["arm"] not in queue
+        for arm in objects(report["arms"])
+        if arm["arm"] not in queue
     ]
     rows += [{"version": name, "role": "queued", "weight": 0} for name in queue]
     print_rows(rows, output, ("version", "role", "weight"))

@@ -13,7 +13,7 @@ from controller.core.conduct import share_of, stage_kind, with_ruled_split
 from controller.core.decide.phases import ACTIVE, ENTER, RESTING, Happening, after
 from controller.core.decide.situation import for_people
 from controller.core.estimate import History
-from controller.core.model import Phase, Role, Rollout, Ruling, Verdict, Version, VersionEvent
+from controller.core.model import Phase, Role, Rollout, Ruling, Verdict, Version, VersionEvent, key
 from controller.core.policy import Policy
 from controller.core.state import State, with_arms
 
@@ -22,7 +22,13 @@ SETTLE_LIMIT_S = 60.0
 
 
 def learn_version(state: State, event: VersionEvent) -> State:
-    """A version was registered: remember it; a new candidate joins the end of the queue."""
+    """A version was registered: remember it; a new candidate joins the end of the queue.
+
+    What it says of units is known before its rollout begins.
+    """
+    if event.covariates:
+        units = np.array([key(unit) for unit in event.covariates], np.uint64)
+        state.covariates.learn(units, np.array(list(event.covariates.values())))
     known = state.versions.get(event.version, Version(event.version))
     version = Version(
         name=event.version,

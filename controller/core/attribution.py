@@ -19,6 +19,7 @@ import numpy as np
 from controller.core import strata
 from controller.core.model import BASIS, NO_EPOCH, Bool, Exposures, Float, Int
 from controller.core.policy import Policy, Segments
+from controller.core.split import is_segment
 from controller.core.state import State
 
 ENOUGH_SIGHTINGS: Final = 100
@@ -178,7 +179,11 @@ def segmented(
     for i in np.flatnonzero(counts).tolist():
         seen[names[i]] = seen.get(names[i], 0) + int(counts[i])
     ranked = sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:MOST_SIGHTINGS]
-    large = [n for n, count in ranked if count >= ENOUGH_SIGHTINGS and n not in state.segments]
+    large = [
+        name
+        for name, count in ranked
+        if count >= ENOUGH_SIGHTINGS and name not in state.segments and is_segment(name)
+    ]
     free = rule.max - len(state.segments)
     segments = (*state.segments, *large[: max(free, 0)])
     index = np.array(

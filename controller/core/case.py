@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from controller.core import estimate
 from controller.core.decide.situation import Situation
 from controller.core.estimate import EstimatorSpec, RewardSpec
 from controller.core.estimate.health import fell
-from controller.core.model import CandidateEvidence, Signals
+from controller.core.model import CandidateEvidence, Rollout, Signals
 from controller.core.policy import Policy, Reward
 from controller.core.state import State, Steering
 
@@ -44,10 +45,11 @@ def situated(policy: Policy, state: State) -> Situation | None:
         is_last=rollout.stage + 1 == len(stages),
         is_minimised=reward.direction == "minimize",
         is_binary=reward.is_binary,
+        has_fast_path=reward.is_binary and reward.contamination == 0,
         min_units=reward.min_units,
         best=steering.best if steering is not None else (),
         segments=steering.segments if steering is not None else {},
-        recent=estimate.recent(estimators) if stage.ab is not None else (),
+        recent=estimate.recent(state.spec, estimators) if stage.ab is not None else (),
     )
 
 
@@ -81,31 +83,30 @@ def steered(policy: Policy, state: State) -> State:
     is_known = last is not None and last.arms == arms and last.at >= rollout.stage_started
     if is_known and last is not None and state.clock - last.at < thompson.update_every:
         return state
-    losses = dict(zip(rollout.candidates, estimate.losses(estimators, state.clock), strict=False))
+    assert state.spec is not None
+    best, losses = estimate.odds(state.spec, estimators)
+    lost = dict(zip(rollout.candidates, losses, strict=True))
     return replace(
         state,
         steering=Steering(
             at=state.clock,
             arms=arms,
-            best=_best(state, None),
-            losses=(0.0, *(losses[name] for name in rollout.live)),
-            segments={name: _best(state, i) for i, name in enumerate(state.segments)},
+            best=_of_live(rollout, best),
+            losses=(0.0, *(lost[name] for name in rollout.live)),
+            segments={
+                name: _of_live(rollout, estimate.best(state.spec, estimators, i))
+                for i, name in enumerate(state.segments)
+            },
         ),
     )
 
 
-def _best(state: State, segment: int | None) -> tuple[float, ...]:
+def _of_live(rollout: Rollout, best: Sequence[float]) -> tuple[float, ...]:
     """P(best) of the champion and the live candidates, given that it is one of them."""
-    rollout, estimators = state.rollout, state.estimators
-    assert rollout is not None
-    assert estimators is not None
-    every = estimate.best(estimators, state.clock, segment)
     names = (rollout.champion, *rollout.live)
-    chosen = [p for arm, p in zip(rollout.arms, every, strict=True) if arm in names]
+    chosen = [p for arm, p in zip(rollout.arms, best, strict=True) if arm in names]
     total = sum(chosen)
-    if (
-        total <= 0.0
-    ):  # one that was dropped is certain to be the best: of the others it says nothing
+    if total <= 0.0:  # one that was dropped is surely the best: of the others that says nothing
         return tuple(1.0 / len(chosen) for _ in chosen)
     return tuple(p / total for p in chosen)
 
@@ -115,7 +116,7 @@ def signals(policy: Policy, state: State) -> Signals:
     assert state.spec is not None
     assert state.estimators is not None
     assert state.rollout is not None
-    found = estimate.health(state.estimators)
+    found = estimate.health(state.spec, state.estimators)
     fall = fell(state.join_rate)
     since = max(state.last_exposure, state.rollout.started)
     return Signals(
@@ -134,7 +135,7 @@ def candidate_outcomes(state: State) -> dict[str, int]:
     if state.estimators is None or state.spec is None or state.rollout is None:
         return {}
     rollout = state.rollout
-    counts = estimate.outcomes(state.estimators)
+    counts = estimate.judged(state.spec, state.estimators)
     return dict(zip(rollout.candidates, counts, strict=True))
 
 

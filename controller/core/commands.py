@@ -66,21 +66,21 @@ def _misfit(state: State, event: CommandEvent) -> str | None:
     """Why the wish does not fit, or None."""
     if not legal_operation(state, event.command):
         return f"the phase is {state.phase}"
-    return _misnamed(state, event)
+    return misnamed(state, event.command, event.version)
 
 
 def _live(state: State) -> tuple[str, ...]:
     return state.rollout.live if state.rollout is not None else ()
 
 
-def _misnamed(state: State, event: CommandEvent) -> str | None:
+def misnamed(state: State, operation: Operation, version: str | None) -> str | None:
     """Why it is not clear which candidate is meant, or None."""
-    if event.command not in {Operation.PROMOTE, Operation.ROLLBACK}:
+    if operation not in {Operation.PROMOTE, Operation.ROLLBACK}:
         return None
     live = _live(state)
-    if event.version is not None and event.version not in live:
-        return f"{event.version} is no candidate now; there is {', '.join(live)}"
-    if event.command is Operation.PROMOTE and event.version is None and len(live) > 1:
+    if version is not None and version not in live:
+        return f"{version} is no candidate now; there is {', '.join(live)}"
+    if operation is Operation.PROMOTE and version is None and len(live) > 1:
         return f"it does not say which of {', '.join(live)}"
     return None
 

@@ -58,7 +58,6 @@ def judge(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     if state.phase not in ACTIVE | {Phase.HOLDING} or state.rollout is None:
         return state, None
     rollout = state.rollout
-    state = steered(policy, state)
     situation = situated(policy, state)
     if situation is None:
         ruling = Ruling(Verdict.HOLD, "policy_changed", "the policy has no such stage any more")
@@ -202,22 +201,30 @@ def with_weights(policy: Policy, state: State, ruling: Ruling) -> State:
     present = (state.split.weights, state.split.mirror, state.split.segments)
     if (wanted.weights, wanted.mirror, wanted.segments) == present:
         return state
-    rule = segment_rule(policy)
-    header = rule.header if rule is not None and segments else ""
-    state = _with_split(state, state.champion, weights, wanted, header)
+    state = _with_split(with_header(policy, state), state.champion, weights, wanted)
     assert state.rollout is not None
     return replace(state, rollout=replace(state.rollout, weights_updated=state.clock))
 
 
-def first_split(state: State) -> State:
+def with_header(policy: Policy, state: State) -> State:
+    """The state whose splits name the policy's header of segments.
+
+    They do so in every stage, also where no segment has weights of its own: exposures then say
+    their segment from the start, and routers need not change their listeners in mid-rollout.
+    """
+    rule = segment_rule(policy)
+    header = rule.header if rule is not None else ""
+    return replace(state, split=replace(state.split, segment_header=header))
+
+
+def first_split(policy: Policy, state: State) -> State:
     """The split of a new model: everything to the champion."""
     nothing = Ruling(Verdict.HOLD, "", "")
+    state = with_header(policy, state)
     return _with_split(state, state.champion, {state.champion: BASIS}, nothing)
 
 
-def _with_split(
-    state: State, champion: str, weights: dict[str, int], ruling: Ruling, header: str = ""
-) -> State:
+def _with_split(state: State, champion: str, weights: dict[str, int], ruling: Ruling) -> State:
     """A new epoch, known at once: exposures may come before the routers' confirmation.
 
     The salt goes with the rollout, and so does the order of the anchors: a unit keeps its arm while
@@ -233,7 +240,7 @@ def _with_split(
         salt=rollout.salt if rollout else state.split.salt,
         anchors=tuple(arm for arm in candidates if arm != champion),
         mirror=ruling.mirror or {},
-        segment_header=header,
+        segment_header=state.split.segment_header,
         segments=ruling.segments or {},
     )
     state = with_arms(state, tuple(weights))

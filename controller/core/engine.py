@@ -27,6 +27,7 @@ from typing import TypeAlias
 
 from controller.core import admission, commands, conduct
 from controller.core.batch import MicroBatch, micro_batches
+from controller.core.case import steered
 from controller.core.decide.phases import IN_ROLLOUT, RESTING
 from controller.core.model import (
     BASIS,
@@ -34,6 +35,7 @@ from controller.core.model import (
     Decision,
     Effect,
     EventBatch,
+    Json,
     KeepRejected,
     Phase,
     Ruling,
@@ -114,7 +116,7 @@ def _move(
 
 def _queue_moves(policy: Policy, state: State) -> list[Move]:
     """What may begin or end at this tick, before its data are looked at."""
-    first: list[Move] = [_first] if state.split.epoch == 0 else []
+    first: list[Move] = [partial(_first, policy)] if state.split.epoch == 0 else []
     waiting = [partial(admission.admit, policy)] * max(1, len(state.queue))
     return [*first, _settled, *waiting]
 
@@ -127,7 +129,11 @@ def _command_moves(policy: Policy, micro: MicroBatch) -> list[Move]:
 
 def _verdict_moves(policy: Policy) -> list[Move]:
     """Who decides where neither the queue nor an operator did."""
-    return [partial(conduct.judge, policy), admission.rest]
+    return [partial(_asked, policy), partial(conduct.judge, policy), admission.rest]
+
+
+def _asked(policy: Policy, state: State) -> tuple[State, Ruling | None]:
+    return steered(policy, state), None
 
 
 def _settled(state: State) -> tuple[State, Ruling | None]:
@@ -138,9 +144,9 @@ def _obey(policy: Policy, event: CommandEvent, state: State) -> tuple[State, Rul
     return commands.obey(policy, state, event)
 
 
-def _first(state: State) -> tuple[State, Ruling | None]:
+def _first(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     ruling = Ruling(Verdict.HOLD, "start", f"{state.champion} serves everything")
-    return conduct.first_split(state), ruling
+    return conduct.first_split(policy, state), ruling
 
 
 def _recorded(
@@ -156,13 +162,14 @@ def _recorded(
     if verdict is Verdict.HOLD and not moved and news == state.recorded:
         return state, None
     state = replace(state, recorded=news, decisions=state.decisions + 1)
-    return state, _decision(policy, state, offset)
+    # What led to it is what was known before: afterwards a candidate may have left.
+    seen = before if before.is_judging else state
+    return state, _decision(policy, state, offset, evidence_summary(policy, seen))
 
 
-def _decision(policy: Policy, state: State, offset: int) -> Decision:
+def _decision(policy: Policy, state: State, offset: int, evidence: dict[str, Json]) -> Decision:
     ending = state.phase in (Phase.PROMOTING, Phase.ROLLING_BACK)
     rollout = state.rollout if state.is_judging or ending else None
-    evidence = evidence_summary(policy, state)
     policy_digest = digest(policy)
     return Decision(
         number=state.decisions,

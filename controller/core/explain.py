@@ -13,17 +13,17 @@ left: at the present growth of an e-value, how many requests until it is complet
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from controller.core import estimate
 from controller.core.case import situated
 from controller.core.conduct import stage_kind
-from controller.core.decide.conditions import Condition, all_conditions, named
+from controller.core.decide.conditions import Condition, all_conditions
 from controller.core.decide.situation import Situation
-from controller.core.model import BASIS, Growth, GuardEvidence, Json
+from controller.core.model import BASIS, CandidateEvidence, Growth, Json, Verdict
 from controller.core.policy import Policy
-from controller.core.report import condition_document, guard_document
-from controller.core.state import State
+from controller.core.report import arm_document, candidate_summary, condition_document
+from controller.core.sentences import candidate_document, guard_rows, sentences
+from controller.core.state import Said, State
 
 
 def explanation(policy: Policy, state: State) -> dict[str, Json]:
@@ -31,15 +31,8 @@ def explanation(policy: Policy, state: State) -> dict[str, Json]:
     rollout = state.rollout if state.is_judging else None
     situation = situated(policy, state) if rollout else None
     rows = _rows(policy, state, situation) if situation else []
-    sentences = [f"{state.said.verdict.value}: {state.said.reason}"]
-    sentences += [_sentence(condition, left) for condition, left in rows]
-    if situation is not None:
-        sentences += [
-            _guard_sentence(seen.candidate.arm, guard)
-            for seen in situation.live
-            for guard in seen.guards
-        ]
-    return {
+    seen = situation.live if situation else ()
+    found: dict[str, Json] = {
         "model": state.model,
         "time": state.clock if math.isfinite(state.clock) else None,
         "phase": state.phase.value,
@@ -48,34 +41,39 @@ def explanation(policy: Policy, state: State) -> dict[str, Json]:
         "verdict": state.said.verdict.value,
         "cause": state.said.cause,
         "reason": state.said.reason,
-        "conditions": [condition_document(c) | {"requests_left": left} for c, left in rows],
-        "guardrails": _guards(situation),
-        "sentences": list(sentences),
+        "champion": arm_document(seen[0].champion) if seen else None,
+        "candidates": [candidate_document(candidate_summary(one)) for one in seen],
+        "conditions": [
+            condition_document(condition)
+            | {"requests_left": left, "holds": _holds(condition, state.said)}
+            for condition, left in rows
+        ],
+        "guardrails": [row for one in seen for row in guard_rows(candidate_summary(one))],
     }
+    return {**found, "sentences": list(sentences(found))}
 
 
-def _guards(situation: Situation | None) -> list[Json]:
-    if situation is None:
-        return []
-    found: list[Json] = []
-    for seen in situation.live:
-        arm: dict[str, Json] = {"candidate": seen.candidate.arm}
-        found += [arm | guard_document(guard) for guard in seen.guards]
-    return found
+def _holds(condition: Condition, said: Said) -> bool:
+    """Whether the rollout stays where it is because of this condition."""
+    if said.verdict is not Verdict.HOLD:
+        return False
+    if condition.then == "hold":
+        return condition.is_met
+    claims = {"not_worse": "not_proven", "better": "not_proven"}
+    is_meant = claims.get(condition.cause, condition.cause) == said.cause
+    return condition.then == "promote" and is_meant and not condition.is_met
 
 
 def _rows(policy: Policy, state: State, situation: Situation) -> list[tuple[Condition, int | None]]:
     """Each condition with the requests that it still needs; None where it does not say."""
     assert state.rollout is not None
     stage = policy.spec.stages[state.rollout.stage]
-    growths = {arm: _growth(state, arm) for arm in state.rollout.live}
-    guards = {seen.candidate.arm: seen.guards for seen in situation.live}
+    seen = {one.candidate.arm: one for one in situation.live}
+    growths = {arm: _growth(state, arm) for arm in seen}
     rows = []
     for condition in all_conditions(stage, situation):
-        growth = growths.get(condition.candidate)
-        per_unit = 0.0
-        if growth is not None:
-            per_unit = _of(condition, growth, state.rollout.stage, guards[condition.candidate])
+        growth, one = growths.get(condition.candidate), seen.get(condition.candidate)
+        per_unit = _of(condition, growth, state.rollout.stage, one) if growth and one else 0.0
         rows.append((condition, _left(condition, state, per_unit)))
     return rows
 
@@ -107,47 +105,11 @@ def _left(condition: Condition, state: State, per_unit: float) -> int | None:
     return math.ceil((condition.threshold - condition.log_e) / per_unit / share)
 
 
-def _of(condition: Condition, growth: Growth, stage: int, guards: Sequence[GuardEvidence]) -> float:
-    """Nats that a unit adds to what the condition asks for."""
-    if condition.guard is not None:
-        return growth.within[guards.index(condition.guard)]
+def _of(condition: Condition, growth: Growth, stage: int, seen: CandidateEvidence) -> float:
+    """What a unit adds to this condition, in nats."""
+    for guard, within in zip(seen.guards, growth.within, strict=True):
+        if guard is condition.guard:
+            return within
     if condition.cause == "not_worse":
         return growth.noninferior[stage]
     return growth.superior
-
-
-def _sentence(condition: Condition, left: int | None) -> str:
-    would = {"promote": "to promote", "roll_back": "to roll back", "hold": "to hold"}
-    text = f"{condition.candidate}: {condition.name}, {condition.progress} {would[condition.then]}"
-    if condition.is_met:
-        return f"{text}: reached"
-    if condition.then != "promote":
-        return text
-    if left is None:
-        return f"{text}: not on its way, as the arms look now"
-    return f"{text}: about {left:,} more requests, as the arms look now"
-
-
-def _guard_sentence(arm: str, guard: GuardEvidence) -> str:
-    champion = "nothing yet" if guard.champion is None else f"{guard.champion:.4g}"
-    candidate = "nothing yet" if guard.candidate is None else f"{guard.candidate:.4g}"
-    if guard.metric == "latency":
-        limit = "unknown" if guard.limit_ms is None else f"{guard.limit_ms:.4g} ms"
-        return (
-            f"guardrail {named(guard)}: {champion} of the champion's answers were slower than its "
-            f"own, {candidate} of {arm}'s slower than what is allowed ({limit})"
-        )
-    seen = f"champion {champion}, {arm} {candidate}"
-    return f"guardrail {named(guard)}: {seen}, {guard.max_increase:.3g} more is allowed"
-
-
-def decision_sentences(conditions: Sequence[dict[str, Json]]) -> list[str]:
-    """The conditions kept with a decision, in plain words."""
-    return [
-        f"{row['candidate']}: {row['name']}, evidence {row['evidence']:.3g} of "
-        f"{row['threshold']:.3g} to {str(row['then']).replace('_', ' ')}"
-        + (": reached" if row["reached"] else "")
-        for row in conditions
-        if isinstance(row.get("evidence"), float | int)
-        and isinstance(row.get("threshold"), float | int)
-    ]

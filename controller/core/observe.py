@@ -38,8 +38,6 @@ from controller.core.model import (
     Rejected,
     Rewards,
     SplitEvent,
-    VersionEvent,
-    key,
 )
 from controller.core.policy import Policy, Reward
 from controller.core.state import KnownSplit, State, with_arms, with_split
@@ -75,7 +73,6 @@ def learn_splits(policy: Policy, state: State, micro: MicroBatch) -> State:
 
 def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tuple[Rejected, ...]]:
     """Take in a micro-batch and close what is due; gives the events that could not be used."""
-    state = _with_covariates(state, micro)
     state, exposures = _translated(state, micro.names, micro.exposures)
     state, segment = segmented(policy, state, micro.names, exposures.segment)
     state, attributed = attribute(policy, state, exposures, segment)
@@ -101,19 +98,11 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
             state = count_dropped(state, absorbed[0], closed)
         rejected += closed.refused.listed()
     state = observe_tallies(policy, state, micro)
+    # Only now: what is told of a unit counts from the next micro-batch on, so that it was known
+    # before the arm that answers the unit could have a part in it.
+    state.covariates.learn(micro.covariates.unit, micro.covariates.value)
     found_out = (*micro.rejected, *rejected)
     return _counted(state, found_out), found_out
-
-
-def _with_covariates(state: State, micro: MicroBatch) -> State:
-    """The state that has learnt what is told of units, by events or with a version."""
-    if len(micro.covariates.unit):
-        state.covariates.learn(micro.covariates.unit, micro.covariates.value)
-    for event in micro.control:
-        if isinstance(event, VersionEvent) and event.covariates:
-            units = np.array([key(unit) for unit in event.covariates], np.uint64)
-            state.covariates.learn(units, np.array(list(event.covariates.values())))
-    return state
 
 
 def _translated(

@@ -148,11 +148,11 @@ def evidence_summary(policy: Policy, state: State) -> dict[str, Json]:
     evidence = _evidence(state)
     if not evidence or state.estimators is None or state.spec is None:
         return {}
-    health = estimate.health(state.estimators)
+    health = estimate.health(state.spec, state.estimators)
     first, *others = evidence
     summary: dict[str, Json] = {
-        "champion": _arm_summary(first.champion),
-        **_candidate_summary(first),
+        "champion": arm_document(first.champion),
+        **candidate_summary(first),
         "sample_ratio": {
             "exposures": rounded(health.log_exposures),
             "outcomes": rounded(health.log_outcomes),
@@ -163,13 +163,14 @@ def evidence_summary(policy: Policy, state: State) -> dict[str, Json]:
         "unattributed": state.unattributed,
     }
     if others:
-        summary["others"] = [_candidate_summary(seen) for seen in others]
+        summary["others"] = [candidate_summary(seen) for seen in others]
     return summary
 
 
-def _candidate_summary(seen: CandidateEvidence) -> dict[str, Json]:
+def candidate_summary(seen: CandidateEvidence) -> dict[str, Json]:
+    """What is known of one candidate, as JSON."""
     return {
-        "candidate": _arm_summary(seen.candidate),
+        "candidate": arm_document(seen.candidate),
         "lift": lift_document(seen.lift),
         "risk": rounded(seen.risk),
         "log_e": {
@@ -194,6 +195,7 @@ def guard_document(guard: GuardEvidence) -> dict[str, Json]:
         "champion": _or_none(guard.champion),
         "candidate": _or_none(guard.candidate),
         "max_increase": rounded(guard.max_increase),
+        "limit_ms": _or_none(guard.limit_ms),
         "log_e": {"worse": rounded(guard.log_worse), "within": rounded(guard.log_within)},
     }
 
@@ -202,7 +204,8 @@ def _or_none(value: float | None) -> float | None:
     return None if value is None else rounded(value)
 
 
-def _arm_summary(summary: ArmSummary) -> dict[str, Json]:
+def arm_document(summary: ArmSummary) -> dict[str, Json]:
+    """What was seen of one arm, as JSON."""
     return {
         "arm": summary.arm,
         "n": summary.n,

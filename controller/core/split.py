@@ -30,6 +30,7 @@ drained arm got traffic).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ from controller.errors import InvariantError
 
 SEGMENT_LENGTH = 64
 """The longest name of a segment, in characters; a longer value of the header is in no segment."""
+
+_SEGMENT = re.compile(rf"[^,\x00-\x1f\x7f]{{1,{SEGMENT_LENGTH}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,14 @@ def _validate_weights(weights: Mapping[str, int], champion: str, where: str) -> 
         raise InvariantError(f"{where}weights sum to {total}, not {BASIS}: {weights}")
     if champion not in weights:
         raise InvariantError(f"{where}champion {champion!r} is not among {sorted(weights)}")
+
+
+def is_segment(value: str) -> bool:
+    """Whether requests whose header has this value can be in a segment of their own.
+
+    Not those with a comma, which may be two values of a header that was sent twice.
+    """
+    return _SEGMENT.fullmatch(value) is not None
 
 
 def weights_of(split: Split, segment: str | None) -> Mapping[str, int]:

@@ -15,11 +15,12 @@ from dataclasses import replace
 from uuid import uuid4
 
 from controller.core.admission import is_new
-from controller.core.commands import legal_operation
+from controller.core.commands import legal_operation, misnamed
 from controller.core.explain import explanation
 from controller.core.model import Json, Operation, Reason, Report, Role, Version
 from controller.core.record import decision_document
-from controller.core.split import assign, propensity
+from controller.core.sentences import decision_explanation
+from controller.core.split import assign_many, is_segment, propensity
 from controller.errors import CommandError, EventError
 from controller.ledger import Ledger
 from controller.loop.fold import Turned
@@ -121,7 +122,7 @@ class LoopBackend:
             decision = self._ledger.decision(model, number)
             if decision is None:
                 raise KeyError(number)
-            return decision_document(decision)
+            return decision_explanation(decision_document(decision))
         turned = self._turned[model]
         last = self._ledger.last_decision(model)
         return {
@@ -197,7 +198,7 @@ class LoopBackend:
         self, model: str, operation: Operation, *, by: str, reason: str, version: str | None = None
     ) -> Report:
         """Carry out an operator's command."""
-        self._require(model, operation)
+        self._require(model, operation, version)
         line = codec.command_line(
             model,
             time=self._clock(),
@@ -222,27 +223,43 @@ class LoopBackend:
             trained_at=version.get("trained_at"),  # type: ignore[arg-type]
             metrics=dict(version.get("metrics") or {}),  # type: ignore[arg-type]
         )
-        line = codec.version_line(model, time=self._clock(), version=known, role=Role.CANDIDATE)
+        covariates: dict[str, float] = version.get("covariates") or {}  # type: ignore[assignment]
+        line = codec.version_line(
+            model,
+            time=self._clock(),
+            version=known,
+            role=Role.CANDIDATE,
+            covariates=covariates,
+        )
         await self._wheel.append_and_turn(model, line)
         return self.report(model)
 
-    def assign(self, model: str, units: Sequence[str | None]) -> list[dict[str, Json]]:
-        """The arm of each unit under the present split; a unit of its own gets a request id."""
+    def assign(
+        self, model: str, units: Sequence[str | None], segment: str | None = None
+    ) -> list[dict[str, Json]]:
+        """The arm of each unit under the present split; a unit of its own gets a request id.
+
+        All of them are in `segment`, which is None in the rows where it can be none.
+        """
         wanted = self._turned[model].state.split
-        rows: list[dict[str, Json]] = []
-        for unit in units:
-            request_id = str(uuid4())
-            arm = assign(wanted, unit if unit is not None else request_id)
-            rows.append(
-                {
-                    "unit": unit,
-                    "arm": arm,
-                    "epoch": wanted.epoch,
-                    "propensity": propensity(wanted, arm),
-                    "request_id": request_id,
-                }
-            )
-        return rows
+        named = segment if segment is not None and is_segment(segment) else None
+        request_ids = [str(uuid4()) for _ in units]
+        hashed = [
+            own if unit is None else unit for unit, own in zip(units, request_ids, strict=True)
+        ]
+        arms = assign_many(wanted, hashed, named)
+        chance = {arm: propensity(wanted, arm, named) for arm in dict.fromkeys(arms)}
+        return [
+            {
+                "unit": unit,
+                "arm": arm,
+                "epoch": wanted.epoch,
+                "propensity": chance[arm],
+                "request_id": request_id,
+                "segment": named,
+            }
+            for unit, arm, request_id in zip(units, arms, request_ids, strict=True)
+        ]
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -261,7 +278,9 @@ class LoopBackend:
     def _trouble(self, model: str) -> str | None:
         return self.wheel.trouble(model) if self.wheel else None
 
-    def _require(self, model: str, operation: Operation) -> None:
+    def _require(self, model: str, operation: Operation, version: str | None) -> None:
         state = self._turned[model].state
         if not legal_operation(state, operation):
             raise CommandError(f"{operation.value} does not fit: {model} is {state.phase.value}")
+        if (fault := misnamed(state, operation, version)) is not None:
+            raise CommandError(f"{operation.value}: {fault}")

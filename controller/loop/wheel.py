@@ -27,7 +27,7 @@ from typing import Protocol
 import structlog
 
 from controller.core.decide.phases import ACTIVE
-from controller.core.model import Json
+from controller.core.model import Json, Split
 from controller.core.state import State
 from controller.errors import InvariantError, Retryable, UnderstudyError
 from controller.ledger import Ledger
@@ -260,11 +260,7 @@ class Wheel:
         accepted = await self._router.confirmed(CONFIRM_S)
         now = self._clock()
         lines = {
-            model: [
-                codec.split_line(
-                    model, time=now, epoch=wanted[model], weights=self._states[model].split.weights
-                )
-            ]
+            model: [_split_line(model, now, self._states[model].split)]
             for model in unconfirmed
             if accepted.get(model) == wanted[model]
         }
@@ -309,3 +305,10 @@ class Wheel:
         log.error("holding", model=model, reason=sentence, exc_info=exc if is_bug else None)
         self.troubles[model] = sentence
         self._worried()
+
+
+def _split_line(model: str, now: float, split: Split) -> bytes:
+    """What the log says of a split that is in force from now on."""
+    return codec.split_line(
+        model, time=now, epoch=split.epoch, weights=split.weights, segments=split.segments
+    )

@@ -42,7 +42,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from controller.core.split import SEGMENT_LENGTH
+from controller.core.split import SEGMENT_LENGTH, is_segment
 from controller.errors import EventError
 
 UNIT_LENGTH = 128
@@ -89,7 +89,6 @@ GRPC_TO_HTTP = {
 """google.rpc.Code -> HTTP, as google/rpc/code.proto maps them (2 and 15 are server errors)."""
 
 _Reader: TypeAlias = Callable[[list[bytes]], "str | None"]
-_SEGMENT = re.compile(r"[^,\x00-\x1f\x7f]+")
 _BROKEN = frozenset({b"UC", b"UR", b"UPE", b"UT", b"SI", b"LR", b"OM"})
 
 
@@ -132,11 +131,6 @@ def route_name(model: str, epoch: int, unit: str, segment: str = "") -> str:
     """
     parts = (model, str(epoch), unit)
     return _PART.join((*parts, segment) if segment else parts)
-
-
-def is_segment(value: str) -> bool:
-    """Whether a request can be in the segment of this name."""
-    return len(value) <= SEGMENT_LENGTH and _SEGMENT.fullmatch(value) is not None
 
 
 def log_format(

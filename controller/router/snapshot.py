@@ -45,10 +45,10 @@ from google.protobuf.message import Message
 
 from controller.core.model import Split
 from controller.core.policy import Route
-from controller.core.split import ranges
+from controller.core.split import is_segment, ranges
 from controller.errors import InvariantError
 from controller.router import config
-from controller.router.access_log import is_segment, log_format, route_name
+from controller.router.access_log import log_format, route_name
 
 CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 EDS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"

@@ -274,6 +274,8 @@ class _Road(Generic[Columns]):
 
     def due(self, until: float, start: int) -> Columns:
         """What has arrived by now, in order of arrival, with offsets from `start`."""
+        if not len(self._arrival):
+            return self._columns
         is_due = self._arrival <= until
         rows = np.flatnonzero(is_due)
         rows = rows[np.argsort(self._arrival[rows], kind="stable")]

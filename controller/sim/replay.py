@@ -9,20 +9,38 @@ because a reward that was not recorded is not a reward that was not given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from controller.core import engine
 from controller.core.conduct import stage_kind
-from controller.core.model import CommandEvent, EventBatch, Float, Json, Tick, VersionEvent
+from controller.core.model import (
+    CommandEvent,
+    ControlEvent,
+    Covariates,
+    EventBatch,
+    Exposures,
+    Float,
+    Int,
+    Json,
+    Rejected,
+    Rewards,
+    Tallies,
+    Tick,
+    VersionEvent,
+)
 from controller.core.policy import Policy
 from controller.core.record import decision_document
 from controller.core.report import evidence_summary
 from controller.core.state import State, initial
 from controller.stream import codec
+
+_Columns: TypeAlias = Exposures | Rewards | Covariates | Tallies
+_Single = TypeVar("_Single", ControlEvent, Rejected)
 
 INTERVAL_S = 10.0
 """Event time between the ticks of a log that has none."""
@@ -90,30 +108,20 @@ class Clockwork:
         last = _last_index(batch)
         self._waits = last >= before[-1] if placed else self._waits or last >= 0
 
-        def moved(offset: np.ndarray) -> np.ndarray:
+        def moved(offset: Int) -> Int:
             return offset + np.searchsorted(before, offset - batch.start, side="right")
 
-        control = [
-            replace(event, offset=int(moved(np.array([event.offset]))[0]))
-            for event in batch.control
-        ]
-        return replace(
-            batch,
-            count=batch.count + len(ticks),
-            exposures=replace(batch.exposures, offset=moved(batch.exposures.offset)),
-            rewards=replace(batch.rewards, offset=moved(batch.rewards.offset)),
-            shadows=replace(batch.shadows, offset=moved(batch.shadows.offset)),
-            control=tuple(sorted([*control, *ticks], key=lambda event: event.offset)),
-            rejected=tuple(
-                replace(r, offset=int(moved(np.array([r.offset]))[0])) for r in batch.rejected
-            ),
-        )
+        shifted = _shifted(batch, moved)
+        control = sorted([*shifted.control, *ticks], key=lambda event: event.offset)
+        return replace(shifted, count=batch.count + len(ticks), control=tuple(control))
 
     def _running(self, batch: EventBatch) -> Float:
         """(count,) the latest time seen up to and with each event."""
         times = np.full(batch.count, self._latest)
         for columns in (batch.exposures, batch.rewards, batch.shadows):
             times[columns.offset - batch.start] = columns.time
+        if batch.tallies is not None:
+            np.maximum.at(times, batch.tallies.offset - batch.start, batch.tallies.time)
         for event in batch.control:
             times[event.offset - batch.start] = event.time
         return np.maximum(np.maximum.accumulate(times), self._latest)
@@ -132,13 +140,41 @@ class Clockwork:
         return sorted(wanted)
 
 
+def _columns(batch: EventBatch) -> dict[str, _Columns]:
+    """Every table of a batch, by its name in `EventBatch`."""
+    found: dict[str, _Columns | None] = {
+        "exposures": batch.exposures,
+        "rewards": batch.rewards,
+        "shadows": batch.shadows,
+        "covariates": batch.covariates,
+        "tallies": batch.tallies,
+    }
+    return {name: columns for name, columns in found.items() if columns is not None}
+
+
+def _shifted(batch: EventBatch, moved: Callable[[Int], Int]) -> EventBatch:
+    """The batch with other offsets."""
+
+    def at(event: _Single) -> _Single:
+        return replace(event, offset=int(moved(np.array([event.offset]))[0]))
+
+    tables: dict[str, Any] = {
+        name: replace(columns, offset=moved(columns.offset))
+        for name, columns in _columns(batch).items()
+    }
+    return replace(
+        batch,
+        control=tuple(at(event) for event in batch.control),
+        rejected=tuple(at(event) for event in batch.rejected),
+        **tables,
+    )
+
+
 def _last_index(batch: EventBatch) -> int:
     """Index of the last event of this model, -1 where the batch has none."""
-    offsets = [c.offset[-1:] for c in (batch.exposures, batch.rewards, batch.shadows)]
-    others = [event.offset for event in (*batch.control[-1:], *batch.rejected[-1:])]
-    return int(max([*np.concatenate(offsets).tolist(), *others], default=batch.start - 1)) - (
-        batch.start
-    )
+    offsets = [int(c.offset.max()) for c in _columns(batch).values() if c.offset.size]
+    offsets += [event.offset for event in (*batch.control[-1:], *batch.rejected[-1:])]
+    return max(offsets, default=batch.start - 1) - batch.start
 
 
 def final_document(policy: Policy, state: State) -> dict[str, Json]:

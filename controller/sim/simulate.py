@@ -28,7 +28,7 @@ from controller.sim.scenario import Scenario
 from controller.sim.truth import Rng, Truth, setting
 from controller.sim.world import Level, World, events_needed
 
-MOST_TICKS = 300
+MOST_TICKS, LEAST_TICKS = 200, 100
 """Looks in a run where neither scenario nor caller says how often to look."""
 
 
@@ -134,11 +134,11 @@ def _longest_s(policy: Policy, index: int) -> float:
 
 
 def _tick_s(policy: Policy, scenario: Scenario, horizon_s: float) -> float:
-    """A quarter of the shortest dwell, but no more than `MOST_TICKS` looks in a run."""
+    """Half of the shortest dwell, within `LEAST_TICKS` and `MOST_TICKS` looks in a run."""
     if scenario.tick is not None:
         return min(scenario.tick, horizon_s)
     settle_s = policy.spec.reward.window + policy.spec.reward.grace
-    dwells = [horizon_s / 25.0]
+    dwells: list[float] = []
     for stage in policy.spec.stages:
         if stage.shadow is not None:
             dwells.append(stage.shadow.duration)
@@ -147,8 +147,8 @@ def _tick_s(policy: Policy, scenario: Scenario, horizon_s: float) -> float:
         if stage.ab is not None:
             dwells.append(max(stage.ab.min_duration, settle_s))
         if stage.thompson is not None:
-            dwells.append(4.0 * stage.thompson.update_every)
-    wanted = max(min(dwells) / 4.0, horizon_s / MOST_TICKS)
+            dwells.append(2.0 * stage.thompson.update_every)
+    wanted = min(max(min(dwells) / 2.0, horizon_s / MOST_TICKS), horizon_s / LEAST_TICKS)
     return float(f"{wanted:.2g}")
 
 
@@ -247,7 +247,8 @@ def is_over(state: State) -> bool:
 class Logbook:
     """What is kept of a run on the way.
 
-    waits  (stage, step) -> cause -> seconds for which this was what the engine said
+    waits    (stage, step) -> cause -> seconds for which this was what the engine said
+    entered  (stage, step) -> seconds from the start to its last beginning
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -260,6 +261,7 @@ class Logbook:
         self._ended: float | None = None
         self._clock = 0.0
         self.waits: dict[tuple[int, int], dict[str, float]] = {}
+        self.entered: dict[tuple[int, int], float] = {}
 
     def note(self, state: State, decisions: tuple[Decision, ...]) -> None:
         """Remember what a step brought."""
@@ -281,6 +283,7 @@ class Logbook:
         if state.is_judging and here != self._last:
             kind = stage_kind(self._policy, state.rollout)
             self._stages.append((kind, state.rollout.step, state.clock - self._began))
+            self.entered[here[1:]] = state.clock - self._began
             self._last = here
 
     def run(self, number: int, world: World, state: State) -> Run:

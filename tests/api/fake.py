@@ -17,8 +17,10 @@ from controller.core.model import (
     Role,
     Verdict,
 )
+from controller.core.sentences import decision_explanation
 from controller.errors import CommandError, EventError, Retryable
 from controller.stream.codec import Canonical
+from tests.api.evidence import evidence, explanation
 
 T0 = 1795423600.0
 
@@ -62,12 +64,60 @@ def ramping(model: str, time: float, weight: int, n: int = 4_000) -> Report:
         reason="v2 holds at 5 %: 212 of 400 outcomes, no harm seen",
         champion="v1",
         candidate="v2",
+        candidates=("v2",),
         queue=("v3",),
         arms=arms,
         lift={"v2": Lift(0.042, -0.011, math.inf)},
-        health={"log_sample_ratio": -math.inf, "unattributed": 0},
+        segments={},
+        health=dict(SOUND),
         rejected={"orphan": 3, "late": 1, "duplicate": 0},
     )
+
+
+SOUND: dict[str, Json] = {
+    "sample_ratio": "ok",
+    "sample_ratio_evidence": math.inf,
+    "unattributed": 0,
+    "split": "in force",
+    "silent_s": 0.4,
+}
+
+
+def exploring(model: str, time: float, n: int = 40_000) -> Report:
+    """Three candidates at once under a bandit, with a split of its own for three countries."""
+    weights = {"v1": 1_200, "v2": 6_300, "v3": 2_000, "v4": 500}
+    means = {"v1": 0.101, "v2": 0.118, "v3": 0.109, "v4": 0.087}
+    arms = tuple(
+        arm(name, role(name), weight, n * weight // 10_000, means[name])
+        for name, weight in weights.items()
+    )
+    return replace(
+        ramping(model, time, 500),
+        phase=Phase.EXPLORING,
+        stage="thompson",
+        step=0,
+        cause="not_proven",
+        reason="exploring: v2 is best with probability 0.93 on 22,680 outcomes, loss 0.10%, "
+        "evidence 12.2 of 100",
+        candidates=("v2", "v3", "v4"),
+        queue=(),
+        arms=arms,
+        lift={
+            "v2": Lift(0.168, 0.011, 0.352),
+            "v3": Lift(0.079, -0.061, 0.244),
+            "v4": Lift(-0.139, -0.312, 0.081),
+        },
+        segments={
+            "DE": {"v1": 1_000, "v2": 7_400, "v3": 1_500, "v4": 100},
+            "SE": {"v1": 900, "v2": 2_100, "v3": 6_900, "v4": 100},
+            "US": {"v1": 2_600, "v2": 5_200, "v3": 1_800, "v4": 400},
+        },
+    )
+
+
+def role(name: str) -> Role:
+    """`v1` is the champion."""
+    return Role.CHAMPION if name == "v1" else Role.CANDIDATE
 
 
 def ramp(model: str, length: int = 120) -> list[Report]:
@@ -79,20 +129,28 @@ def ramp(model: str, length: int = 120) -> list[Report]:
 
 
 def decision(number: int, model: str, verdict: Verdict, reason: str) -> dict[str, Json]:
-    """A decision as the ledger tells it; one number of its evidence is infinite."""
+    """A decision as the ledger tells it; the first one kept no evidence."""
+    weight = (500, 2_500, 5_000)[min(number // 5, 2)]
+    rested_on = evidence(ramping(model, T0 + 60 * number, weight, 400 * number))
     return {
         "number": number,
         "time": T0 + 60 * number,
+        "offset": 1_000 * number,
         "model": model,
+        "rollout": f"{model}-1",
+        "candidate": "v2",
         "stage": "canary",
         "step": min(number, 4),
         "phase": "ramping",
         "verdict": verdict.value,
-        "cause": "step",
+        "cause": "step_passed",
         "reason": reason,
         "epoch": 13 + number,
-        "weights": {"v1": 9_500, "v2": 500},
-        "evidence": {"v2": {"log_harm": -math.inf, "n": 212}},
+        "weights": {"v1": 10_000 - weight, "v2": weight},
+        "evidence": {} if number == 1 else rested_on,
+        "evidence_digest": "5f" * 32,
+        "policy_digest": "c0" * 32,
+        "seed": 7,
     }
 
 
@@ -108,7 +166,7 @@ class Fake:
         self.reports = {name: ramping(name, T0 + 600, 500) for name in names}
         self.past = {name: ramp(name) for name in names}
         self.log: list[Canonical] = []
-        self.commands: list[tuple[str, Operation, str, str]] = []
+        self.commands: list[tuple[str, Operation, str, str, str | None]] = []
         self.offered: list[dict[str, Json]] = []
         self.missing: dict[str, bool | str] = {"log": True, "router": True}
         self.router: dict[str, Json] = {"connected": 1, "nacks": 2, "last_nack": None}
@@ -136,7 +194,10 @@ class Fake:
         return (found[::-1] if newest_first else found)[:limit]
 
     def explain(self, model: str, number: int | None) -> dict[str, Json]:
-        return {row["number"]: row for row in self.ledger[model]}[number or 12]
+        rows = {row["number"]: row for row in self.ledger[model]}
+        if number is not None:
+            return decision_explanation(rows[number])
+        return explanation(self.reports[model], rows.get(len(rows)))
 
     def history(self, model: str) -> list[Report]:
         return self.past[model]
@@ -159,7 +220,15 @@ class Fake:
         report = self.reports[model]
         if operation is Operation.RESUME and report.phase is not Phase.PAUSED:
             raise CommandError(f"{model} is not paused, it is {report.phase.value}")
-        self.commands.append((model, operation, by, reason))
+        if version is not None and version not in report.candidates:
+            known = ", ".join(report.candidates)
+            raise CommandError(
+                f"{operation.value}: {version} is no candidate now; there is {known}"
+            )
+        if operation is Operation.PROMOTE and version is None and len(report.candidates) > 1:
+            which = ", ".join(report.candidates)
+            raise CommandError(f"{operation.value}: it does not say which of {which}")
+        self.commands.append((model, operation, by, reason, version))
         phases = {Operation.PAUSE: Phase.PAUSED, Operation.RESUME: Phase.RAMPING}
         self.publish(replace(report, phase=phases.get(operation, Phase.PROMOTED)))
         return self.reports[model]
@@ -170,19 +239,22 @@ class Fake:
         if name in {"v1", "v2"}:
             raise CommandError(f"{name} was already tried")
         self.offered.append(version)
-        if report.candidate is None:
-            self.publish(replace(report, candidate=name))
+        if not report.candidates:
+            self.publish(replace(report, candidate=name, candidates=(name,)))
         else:
             self.publish(replace(report, queue=(*report.queue, name)))
         return self.reports[model]
 
-    def assign(self, model: str, units: Sequence[str | None]) -> list[dict[str, Json]]:
+    def assign(
+        self, model: str, units: Sequence[str | None], segment: str | None = None
+    ) -> list[dict[str, Json]]:
         return [
             {
                 "arm": "v1",
                 "epoch": 17,
                 "propensity": 0.95,
                 "request_id": f"own-{index}" if unit is None else None,
+                "segment": segment,
             }
             for index, unit in enumerate(units)
         ]

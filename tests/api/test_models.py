@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.api.conftest import Served
+from tests.api.fake import T0, exploring
 
 CONTRACT = {
     "model",
@@ -49,7 +50,7 @@ def test_arms_have_the_shape_of_the_contract(served: Served) -> None:
 def test_infinities_are_null_because_json_has_none(client: httpx.Client) -> None:
     answer = client.get("/v1/models/digits/arms").json()
     assert answer["lift"]["v2"]["interval"] == [-0.011, None]
-    assert answer["health"]["log_sample_ratio"] is None
+    assert answer["health"]["sample_ratio_evidence"] is None
     assert client.get("/v1/models/digits/decisions").text.count("Infinity") == 0
 
 
@@ -72,11 +73,63 @@ def test_decisions_come_newest_first_and_in_pages(client: httpx.Client) -> None:
 
 
 def test_explain_tells_one_decision_or_the_present(client: httpx.Client) -> None:
-    assert client.get("/v1/models/digits/explain?decision=3").json()["number"] == 3
-    assert client.get("/v1/models/digits/explain").json()["number"] == 12
+    then = client.get("/v1/models/digits/explain?decision=3").json()
+    assert (then["number"], then["verdict"], then["weights"]) == (
+        3,
+        "advance",
+        {"v1": 9500, "v2": 500},
+    )
+    assert then["sentences"][0] == "advance: v2 takes step 3: no harm in 600 outcomes"
+    assert then["evidence"]["conditions"] == then["conditions"]  # nothing is foretold of the past
+    now = client.get("/v1/models/digits/explain").json()
+    assert now["last_decision"]["number"] == 12
+    assert now["health"]["sample_ratio"] == "ok"
+    assert now["sentences"][0] == "hold: v2 holds at 5 %: 212 of 400 outcomes, no harm seen"
     missing = client.get("/v1/models/digits/explain?decision=99")
     assert missing.status_code == 404
     assert missing.json()["type"] == "urn:understudy:problem:unknown-decision"
+
+
+def test_the_present_is_explained_with_each_condition_and_guardrail(client: httpx.Client) -> None:
+    now = client.get("/v1/models/digits/explain").json()
+    by_name = {row["name"]: row for row in now["conditions"]}
+    claim = by_name["not worse by the margin"]
+    assert (claim["candidate"], claim["then"], claim["threshold"]) == ("v2", "promote", 100)
+    assert (claim["reached"], claim["holds"], claim["requests_left"]) == (False, True, 5200)
+    assert [row["name"] for row in now["conditions"] if row["holds"]] == [claim["name"]]
+    assert [(row["arm"], row["metric"]) for row in now["guardrails"]] == [
+        ("v2", "error_rate"), ("v2", "latency"),
+    ]  # fmt: skip
+    assert [row["arm"] for row in now["candidates"]] == ["v2"]
+    said = "\n".join(now["sentences"])
+    for words in (
+        "to promote: about 5,200 more requests, as the arms look now",
+        "within the bound: latency p95, evidence 3.004 of 100 to promote: not on its way",
+        "lift +4.20% (-1.10% to no upper end)",
+        "v2: errors 0.3%, of the champion 0.25%; 1% more is allowed",
+        "v2: 4.3% of its answers took more than 84.2 ms, which is the champion's p95 and 20%",
+    ):
+        assert words in said
+
+
+def test_a_decision_that_kept_nothing_is_explained_by_its_reason(client: httpx.Client) -> None:
+    then = client.get("/v1/models/digits/explain?decision=1").json()
+    assert then["sentences"] == ["advance: v2 takes step 1: no harm in 200 outcomes"]
+    assert (then["conditions"], then["guardrails"], then["champion"]) == ([], [], None)
+
+
+def test_several_candidates_and_segments_are_told(served: Served) -> None:
+    served.fake.reports["digits"] = exploring("digits", T0 + 600)
+    report = served.client.get("/v1/models/digits").json()
+    assert report["candidates"] == ["v2", "v3", "v4"]
+    assert set(report["lift"]) == {"v2", "v3", "v4"}
+    assert report["segments"]["SE"] == {"v1": 900, "v2": 2100, "v3": 6900, "v4": 100}
+    now = served.client.get("/v1/models/digits/explain").json()
+    assert [row["arm"] for row in now["candidates"]] == ["v2", "v3", "v4"]
+    assert {row["p_best"] for row in now["candidates"]} == {0.93}
+    assert {row["arm"] for row in now["guardrails"]} == {"v2", "v3", "v4"}
+    ratios = [row for row in now["conditions"] if row["then"] == "hold"]
+    assert {row["candidate"] for row in ratios} == {"v2, v3, v4"}
 
 
 def test_history_is_columns_of_one_length(served: Served) -> None:
@@ -100,7 +153,12 @@ def test_openapi_describes_every_path_and_promises_problems(client: httpx.Client
     conflict = document["paths"][f"{model}/pause"]["post"]["responses"]["409"]
     assert set(conflict["content"]) == {"application/problem+json"}
     assert "HTTPValidationError" not in str(document)
-    for name in ("ModelReport", "Candidate", "Command", "AssignmentQuery", "Intake", "Problem"):
+    explain = document["paths"][f"{model}/explain"]["get"]["responses"]["200"]["content"]
+    forms = str(explain["application/json"]["schema"])
+    assert "schemas/Explanation'" in forms
+    assert "schemas/DecisionExplanation'" in forms
+    with_examples = ("ModelReport", "Candidate", "Command", "AssignmentQuery", "Intake", "Problem")
+    for name in (*with_examples, "Explanation"):
         assert document["components"]["schemas"][name]["examples"], name
 
 

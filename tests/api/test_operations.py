@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import httpx
+import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.api.conftest import Served
+from tests.api.fake import T0, exploring
 
 
 def test_metrics_are_those_of_the_reports(served: Served) -> None:
@@ -28,6 +32,41 @@ def test_metrics_are_those_of_the_reports(served: Served) -> None:
     assert rejected["malformed"] == 0
     assert families["understudy_router_connected"].samples[0].value == 1
     assert families["understudy_router_nacks"].samples[0].value == 2
+
+
+def test_metrics_tell_how_near_each_condition_is(served: Served) -> None:
+    served.fake.reports["digits"] = exploring("digits", T0 + 600)
+    served.fake.reports["digits"].health["join_rate"] = {"now": 0.02, "before": 0.11}
+    families = {family.name: family for family in parse(served.client.get("/metrics").text)}
+
+    def values(name: str, *labels: str) -> dict[tuple[str, ...], float]:
+        samples = families[f"understudy_{name}"].samples
+        return {tuple(s.labels[label] for label in labels): s.value for s in samples}
+
+    lifts = served.fake.reports["digits"].lift
+    assert values("lift", "candidate") == {(arm,): lift.estimate for arm, lift in lifts.items()}
+    assert values("lift_lower", "candidate")["v4",] == lifts["v4"].lower
+    assert values("lift_upper", "candidate")["v4",] == lifts["v4"].upper
+    assert values("p_best", "model", "candidate")["digits", "v2"] == 0.93
+    assert values("silent_seconds", "model") == {("digits",): 0.4}
+    assert values("join_rate", "when") == {("now",): 0.02, ("before",): 0.11}
+    surplus = values("evidence_surplus", "candidate", "condition", "then")
+    told = served.client.get("/v1/models/digits/explain").json()["conditions"]
+    assert surplus == pytest.approx(
+        {
+            (row["candidate"], row["name"], row["then"]): math.log(row["evidence"])
+            - math.log(row["threshold"])
+            for row in told
+        }
+    )
+    assert len(surplus) == 3 * 7 + 3
+    assert (surplus["v2", "within the bound: errors", "promote"] >= 0) == told[5]["reached"]
+
+
+def test_a_lift_without_an_upper_end_is_infinite_in_metrics(client: httpx.Client) -> None:
+    assert (
+        'understudy_lift_upper{candidate="v2",model="digits"} +Inf' in client.get("/metrics").text
+    )
 
 
 def test_metrics_are_open_metrics_where_asked(client: httpx.Client) -> None:

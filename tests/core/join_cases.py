@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import fields, replace
 
 import numpy as np
@@ -209,38 +210,68 @@ def batches_of(delayed, period, end):
     return batches
 
 
-SPLITS = [0, 500, 1_000, 2_500, 5_000]
+SHARES = [0, 500, 1_000, 2_500, 5_000]
+SEEDS = st.integers(0, 2**32 - 1).map(random.Random)
 
 
-@st.composite
-def ramps(draw):
-    """A log in which few units come again and again while the candidate's share goes up and down.
+def ramp(rng):
+    """(rule, events) while the candidate's share goes up and down and few units come and go.
 
     As a rule a unit is the candidate's from some share on; now and then the router breaks it.
     """
-    rule = replace(draw(rules), units=True, window_s=draw(st.sampled_from([2.0, 5.0])))
-    shares = draw(st.lists(st.sampled_from(SPLITS), min_size=3, max_size=8))
-    own_share = draw(st.lists(st.sampled_from([400, 2_000, 4_000, 9_000]), min_size=3, max_size=3))
-    delayed = []
-    for request in range(1, draw(st.integers(5, 30))):
-        time, unit = draw(st.integers(0, 240)) / 4, draw(st.integers(1, 3))
-        level = shares[int(time) * len(shares) // 61]
-        is_broken = draw(st.integers(0, 15)) == 0
-        e = Exp(
-            offset=0,
-            time=time,
-            request=request,
-            unit=unit,
-            arm=int((own_share[unit - 1] < level) != is_broken),
-            stratum=level,
-            in_rollout=draw(st.integers(0, 9)) > 0,
-            level=level,
-            is_candidate=(own_share[unit - 1] < level) != is_broken,
-            bin=unit,
+    rule = join.JoinRule(
+        window_s=rng.choice([0.0, 2.0, 5.0, 12.0]),
+        grace_s=rng.choice([0.0, 3.0, 10.0]),
+        default=rng.choice([0.0, 0.25, 1.0]),
+        low=0.0,
+        high=1.0,
+        aggregate=rng.choice(["first", "last", "sum", "max", "mean"]),
+        by=rng.choice(["request_id", "unit"]),
+        units=True,
+    )
+    shares = rng.choices(SHARES, k=rng.randint(3, 8))
+    if rng.random() < 0.5:
+        shares.sort()
+    own_share = rng.choices([400, 2_000, 4_000, 9_000], k=5)
+    events = []
+    for request in range(1, rng.randint(20, 60)):
+        time, unit = rng.randint(0, 240) / 4, rng.choice([0, 1, 1, 2, 2, 3, 4])
+        share = shares[int(time) * len(shares) // 61]
+        is_candidate = (own_share[unit] < share) != (rng.random() < 0.04)
+        events.append(
+            Exp(
+                offset=len(events),
+                time=time,
+                request=request if rng.random() < 0.95 else rng.randint(1, request),
+                unit=unit,
+                arm=int(is_candidate),
+                stratum=share if rng.random() < 0.97 else -1,
+                in_rollout=rng.random() < 0.9,
+                level=share,
+                is_candidate=is_candidate,
+                bin=rng.randint(0, 3),
+            )
         )
-        delayed.append((e, draw(delays)))
-        if draw(st.booleans()):
-            late = draw(st.integers(-4, 12)) / 4
-            value = draw(st.sampled_from([0.0, 0.25, 1.0]))
-            delayed.append((Rew(0, time + late, request, request, unit, value), draw(delays)))
-    return rule, batches_of(delayed, draw(st.sampled_from([1.0, 5.0, 30.0])), 100.0)
+        events += [_answer(rng, time, request, unit) for _ in range(rng.choice([0, 1, 1, 3]))]
+    return rule, [replace(e, offset=i) for i, e in enumerate(events)]
+
+
+def _answer(rng, time, request, unit):
+    at = time + rng.randint(-2 if rng.random() < 0.2 else 0, 30) / 4
+    name = 0 if rng.random() < 0.2 else request
+    return Rew(0, at, rng.randint(1, 500), name, unit, rng.choice([0.0, 0.25, 0.7, 1.0]))
+
+
+def arriving(rng, rule, events):
+    """Micro-batches of events most of which are displaced by no more than the grace."""
+    delayed = [(e, rng.choice([0, 1, 1, 1, 4]) * rng.random() * rule.grace_s) for e in events]
+    return batches_of(delayed, rng.choice([1.0, 5.0, 30.0]), 100.0)
+
+
+def ramps():
+    """Logs of ramps, without a choice that could be made smaller: they are dense, not minimal."""
+    return SEEDS.map(lambda rng: _arrived(rng, *ramp(rng)))
+
+
+def _arrived(rng, rule, events):
+    return rule, arriving(rng, rule, events)

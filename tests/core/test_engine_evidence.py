@@ -24,8 +24,8 @@ def begun() -> Log:
 
 def answered(told):
     """Answers of champion and candidate that entered the analysis."""
-    log = told.state.estimators.answers.counts
-    return log[:, 0].sum(), log[:, 2].sum()
+    champion, _, candidate, _ = told.state.estimators.errors.waiting.seen[0]
+    return champion, candidate
 
 
 def test_a_candidate_that_fails_every_request_goes_within_a_few_ticks():
@@ -50,13 +50,19 @@ def test_equal_failures_of_both_arms_roll_nobody_back():
 
 def test_no_traffic_for_hours_holds_and_says_so():
     log = begun()
-    log.ticks(10, 3_500, 10)
+    log.ticks(10, 600, 10)
     told = run(POLICY, log.lines)
     assert told.state.phase is Phase.RAMPING
     assert told.state.said.reason == "step 1 of 2: 0 of 20 outcomes"
-    log.ticks(3_600, 20_000, 100)
+    log.ticks(700, 20_000, 100)
     told = run(POLICY, log.lines)
     assert told.state.phase is Phase.HOLDING
+    assert told.state.said.reason == "no request was answered for 5.55 h: nothing is known"
+    # Whatever the policy says of a time that is over: an outage is not evidence.
+    for on_expiry in ("hold", "promote", "roll_back"):
+        used = policy({"canary": CANARY["canary"] | {"on_expiry": on_expiry}})
+        assert run(used, log.lines).state.split.weights == {"v1": 9_000, "v2": 1_000}
+    told = run(policy(health={"stale_after": "1d"}), log.lines)
     assert told.state.said.reason == "undecided after 60 min: hold v2"
     assert told.splits == [{"v1": 10_000}, {"v1": 9_000, "v2": 1_000}]
 

@@ -68,5 +68,5 @@ def test_answers_that_are_sent_twice_count_once():
     case = {"copies": 10, "failing": 1, "champion_fails": 5, "ticks": 6}
     once, twice = shadowed(**case), shadowed(**case, times=2)
     assert once.state.rollout.shadow_answers == twice.state.rollout.shadow_answers == 60
-    wealth = [told.state.estimators.shadow_errors.log_wealth.tolist() for told in (once, twice)]
+    wealth = [told.state.estimators.shadow.wealth.log_wealth.tolist() for told in (once, twice)]
     assert wealth[0] == wealth[1]

@@ -165,6 +165,7 @@ def test_digest_changes_with_the_meaning(old, new):
         ),
         ({"reward": {"event": "e", "aggregate": "sum"}}, "spec.reward.aggregate"),
         ({"reward": {"event": "e", "min_units": 100}}, "spec.reward.min_units"),
+        ({"reward": {"event": "e", "range": [-5, 0], "default": -1}}, "spec.reward.range"),
         ({"reward": {"event": "e", "range": [0, 5], "default": 5}}, "spec.reward.default"),
         ({"reward": {"event": "e", "direction": "minimize", "default": 1}}, "spec.reward.default"),
         ({"reward": {"event": "e", "contamination": "1%"}}, "spec.stages[0].canary.margin"),
@@ -236,6 +237,7 @@ def test_policy_that_cannot_work_gets_advice(spec, path):
         {"stages": [{"thompson": {"segments": {"header": "x-country"}}}]},
         {"reward": {"event": "e", "aggregate": "sum", "range": [0, 500]}},
         {"reward": {"event": "e", "aggregate": "max"}},
+        {"reward": {"event": "e", "range": [-5, 1]}},
         {
             "reward": {"event": "e", "min_units": 100},
             "route": {"prefix": "/", "unit": {"cookie": "session"}},

@@ -134,7 +134,7 @@ def test_peer_7_a_reward_of_seven_tenths_counts_seven_tenths_in_the_evidence():
         log.reward(6 + i / 40, request, value=0.7 if i % 2 else 0.2)
     log.ticks(20, 60)
     told = run(used, log.lines)
-    seen = evidence_summary(told.state)
+    seen = evidence_summary(used, told.state)
     assert seen["candidate"]["mean"] == pytest.approx(0.7)
     assert seen["champion"]["mean"] == pytest.approx(0.2)
     assert seen["p_best"] > 0.99
@@ -150,12 +150,12 @@ def test_peer_10_an_unknown_provider_is_refused_and_never_replaced_by_a_default(
 
 def test_peer_11_what_could_not_be_estimated_does_not_look_like_a_number():
     told = run(POLICY, begun().lines)
-    seen = evidence_summary(told.state)
+    seen = evidence_summary(POLICY, told.state)
     assert seen["candidate"]["mean"] is None
     assert seen["candidate"]["interval"] is None
     assert seen["lift"] == {"estimate": None, "interval": [-1.0, None]}
     state = told.state
-    fresh = estimate.evidence(state.spec, state.estimators, "v1", "v2")
+    (fresh,) = estimate.evidence(state.spec, state.estimators, "v1", ["v2"])
     assert fresh.lift.estimate is None
     assert fresh.lift.upper == float("inf")
 

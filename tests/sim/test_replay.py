@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
+from dataclasses import fields, replace
 from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core import engine
-from controller.core.model import Tick
+from controller.core.batch import DTYPES, micro_batches
+from controller.core.model import Tallies, Tick
 from controller.core.record import canonical
 from controller.core.state import initial
 from controller.sim import replay as module
@@ -80,6 +84,58 @@ def test_a_tick_follows_each_version_and_each_command():
     log.command(4.0, "pause")
     log.exposure(5.0, "v1")
     assert ticks_given(log.lines) == [(0, 0.0), (3, 2.0), (6, 4.0), (8, 5.0)]
+
+
+def test_covariates_and_tallies_stay_beside_the_events_that_they_came_with():
+    log = Log()
+    for time in range(40):
+        if time % 3 == 1:
+            log.add("covariate", time, model=MODEL, unit=f"u{time}", value=time)
+        elif time == 20:
+            log.version(time)
+        else:
+            log.exposure(time, "v1")
+    batch = codec.decode(MODEL, 100, log.lines)
+    names, counted = ("v1",), (30, 0, 11, 22, 21)  # in any order
+    zeros = {f.name: np.zeros(5, DTYPES[Tallies][f.name]) for f in fields(Tallies)}
+    rows = {"offset": np.array(counted) + 100, "time": np.array(counted) + 0.5}
+    tallies = Tallies(**zeros | rows | {"segment": np.full(5, -1)})
+    ticked = Clockwork(10.0).with_ticks(replace(batch, names=names, tallies=tallies))
+    # A tick before the events of 0, 11 (that of 10 has no time), 20, 30, one behind the version.
+    before = [bisect_right([0, 11, 20, 21, 30], index) for index in range(40)]
+    at = [100 + index + before[index] for index in range(40)]
+    assert ticked.covariates.offset.tolist() == [at[i] for i in range(1, 40, 3)]
+    assert ticked.covariates.value.tolist() == list(range(1, 40, 3))
+    assert ticked.tallies.offset.tolist() == [at[i] for i in counted]
+    assert ticked.count == 45
+    ticks = [event.offset for event in ticked.control if isinstance(event, Tick)]
+    taken = {*ticked.exposures.offset.tolist(), *ticked.covariates.offset.tolist(), *ticks, at[20]}
+    assert sorted(taken) == list(range(100, 145))
+    micros = [m for m, _ in micro_batches((), ticked) if m is not None]
+    assert [len(m.tallies.offset) for m in micros] == [0, 1, 1, 0, 2]
+
+
+def test_tallies_move_the_clock_and_covariates_do_not():
+    log = Log()
+    for time in (1.0, 12.0, 99.0):
+        log.add("covariate", time, model=MODEL, unit="u", value=1)
+    batch = codec.decode(MODEL, 0, log.lines)
+    assert Clockwork(10.0).with_ticks(batch).control == ()
+    clockwork = Clockwork(10.0)
+    zeros = {f.name: np.zeros(2, DTYPES[Tallies][f.name]) for f in fields(Tallies)}
+    rows = {"offset": np.array([2, 1]), "time": np.array([25.0, 12.0])}
+    ticked = clockwork.with_ticks(replace(batch, tallies=Tallies(**zeros | rows)))
+    assert [(t.offset, t.time) for t in ticked.control] == [(1, 10.0), (3, 20.0)]
+    assert clockwork.is_behind
+    assert clockwork.last(5).control == (Tick(5, 25.0),)
+
+
+def test_a_covariate_behind_the_last_tick_gets_one():
+    log = Log()
+    log.exposure(3.0, "v1")
+    log.version(5.0)
+    log.add("covariate", 6.0, model=MODEL, unit="u", value=1)
+    assert ticks_given(log.lines) == [(0, 0.0), (3, 5.0), (5, 5.0)]
 
 
 def test_a_tick_never_stands_before_an_event_that_is_older():

@@ -11,12 +11,14 @@ const SILENT_MS = 40_000; // the server says something at least every 15 s
 const ROUTER_MS = 15_000;
 const RETRY_MS = 3_000;
 const OPEN_AT_FIRST = 3;
+const EXPLAIN_MS = 2_000; // an explanation is asked for at most this often, and per open model only
 
 const page = Object.fromEntries(
   ["models", "empty", "nav", "live", "live-text", "banner", "router"].map((id) => [id, document.getElementById(id)]));
 const views = new Map();
 const waiting = new Map();
 const told = new Map();
+const asked = new Map();
 let source = null;
 let heardAt = null;
 let reportAt = null;
@@ -25,7 +27,8 @@ let isLost = false;
 function view(model) {
   if (views.has(model)) return views.get(model);
   const isOpen = views.size < OPEN_AT_FIRST || location.hash === `#model-${model}`;
-  const made = new ModelView(model, isOpen);
+  const made = new ModelView(model, isOpen, (what) => get(path(model, what)));
+  made.onopen = () => loadExplanation(model);
   views.set(model, made);
   page.models.append(made.element);
   page.empty.hidden = true;
@@ -61,13 +64,26 @@ async function loadHistory(model) {
 
 // Decisions are asked for again when a report differs in what a decision is made of.
 async function loadDecisions(report) {
-  const { model, phase, verdict, cause, stage, step, epoch, champion, candidate } = report;
-  const key = [phase, verdict, cause, stage, step, epoch, champion, candidate].join("|");
+  const { model, phase, verdict, cause, stage, step, epoch, champion, candidates } = report;
+  const key = [phase, verdict, cause, stage, step, epoch, champion, ...candidates].join("|");
   if (told.get(model) === key) return;
   told.set(model, key);
-  const answer = await get(path(model, "decisions?limit=8"));
-  if (answer) views.get(model).setDecisions(answer.decisions);
-  else told.delete(model);
+  if (!(await views.get(model).decisions.load())) told.delete(model);
+}
+
+// The explanation follows the reports: at once, then not before EXPLAIN_MS have passed; the last
+// report of a burst is always followed.
+function loadExplanation(model) {
+  const one = asked.get(model) ?? { timer: null, at: -EXPLAIN_MS };
+  asked.set(model, one);
+  if (one.timer != null) return;
+  one.timer = setTimeout(async () => {
+    one.timer = null;
+    one.at = performance.now();
+    const { element } = views.get(model);
+    const answer = element.open && !document.hidden ? await get(path(model, "explain")) : null;
+    if (answer) views.get(model).setExplanation(answer);
+  }, Math.max(0, one.at + EXPLAIN_MS - performance.now()));
 }
 
 // Reports that come faster than the screen is drawn replace one another.
@@ -83,6 +99,7 @@ function draw() {
   for (const report of reports) {
     view(report.model).update(report);
     loadDecisions(report);
+    loadExplanation(report.model);
   }
   status();
 }
@@ -146,8 +163,13 @@ async function loadRouter() {
 
 // A hidden tab draws nothing, so its plots have a hole when it is looked at again.
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) views.forEach((_, model) => loadHistory(model));
+  if (!document.hidden) views.forEach((_, model) => { loadHistory(model); loadExplanation(model); });
 });
+
+// A page that a browser keeps for its back button must not keep one of the few connections that it
+// allows to a host.
+addEventListener("pagehide", () => source?.close());
+addEventListener("pageshow", (event) => { if (event.persisted) connect(); });
 
 connect();
 loadRouter();

@@ -24,6 +24,22 @@ export function change(x) {
   return `${x > 0 ? "+" : ""}${percent} %`;
 }
 
+// Ends of a relative change; without one it is unbounded on that side.
+export function lift({ estimate, interval: [low, high] }) {
+  if (estimate == null) return "not known yet";
+  return `${change(estimate)} [${low == null ? "−∞" : change(low)}, ${change(high)}]`;
+}
+
+export const part = (x) => (x == null ? NONE : `${+(100 * x).toPrecision(3)} %`);
+
+// An e-value: three digits, or its order of magnitude where that says it all.
+export function evidence(x) {
+  if (x == null) return NONE;
+  if (x >= 1e6) return "> 10⁶";
+  if (x < 0.001) return "< 0.001";
+  return x >= 1000 ? whole.format(x) : String(+x.toPrecision(3));
+}
+
 export const time = (s) => clock.format(s * 1000);
 export const hour = (s) => minute.format(s * 1000);
 

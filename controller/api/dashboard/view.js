@@ -3,10 +3,11 @@
 
 import { h, s, text } from "./dom.js";
 import * as format from "./format.js";
+import { Decisions } from "./decisions.js";
 import { Rewards, Weights } from "./plot.js";
+import { explain, table, worries } from "./why.js";
 
 const COLOURS = 8;
-const DECISIONS = 8;
 const POINTS = 720;
 const BAR = { width: 200, height: 22 };
 
@@ -16,18 +17,13 @@ const COLUMNS = [
   ["bar", "Interval"],
 ];
 
-// What is wrong beside the rollout itself; an unconfirmed split shows as wanted against in force.
-function worries(health) {
-  const found = [];
-  if (health.trouble) found.push(`Holding: ${health.trouble}`);
-  if (String(health.split ?? "").startsWith("refused")) found.push(`Split ${health.split}`);
-  if (health.sample_ratio === "mismatch") found.push("Sample ratio mismatch");
-  return found;
-}
+const WHY = () => h("h3", {}, "Why ", h("small", {}, "evidence on its way to the threshold; equal steps of a bar are equal proof"));
 
 export class ModelView {
-  constructor(model, isOpen) {
+  // `ask` gives a document of the API below the model, null where it could not be had.
+  constructor(model, isOpen, ask) {
     this.model = model;
+    this.ask = ask;
     this.arms = [];
     this.history = { time: [], arms: {} };
     this.rows = new Map();
@@ -45,18 +41,20 @@ export class ModelView {
     this.body = h("tbody", { role: "rowgroup" });
     this.weights = new Weights("Traffic", "Share of the traffic per arm");
     this.rewards = new Rewards("Reward", "Mean reward per arm with its interval");
-    this.decisions = h("ol", { class: "decisions" });
+    this.why = h("div", { class: "why" });
+    this.segments = h("div", { class: "segments" });
+    this.decisions = new Decisions(this.ask, this.colour);
     this.rejected = h("dl", { class: "rejected" });
     this.section = h("section", { class: "content", "aria-labelledby": heading },
-      this.facts, this.split, this.#table(),
+      this.facts, this.split, this.#table(), this.segments, this.why,
       h("div", { class: "plots" }, this.weights.element, this.rewards.element),
       h("div", { class: "notes" },
-        h("div", {}, h("h3", {}, "Decisions"), this.decisions),
+        this.decisions.element,
         h("div", {}, h("h3", {}, "Events not used"), this.rejected)));
     this.element = h("details", { class: "model", id: `model-${this.model}`, open: isOpen },
       h("summary", {}, h("div", { class: "title" }, h("h2", { id: heading }, this.model), this.phase, this.stage), this.reason, this.alert),
       this.section);
-    this.element.addEventListener("toggle", () => this.#plot());
+    this.element.addEventListener("toggle", () => { this.#plot(); this.onopen?.(); });
   }
 
   #table() {
@@ -90,7 +88,52 @@ export class ModelView {
     this.#split(report);
     this.#rows(report);
     this.#rejected(report);
+    this.#segments(report);
     this.#plot();
+  }
+
+  setExplanation(explained) {
+    const parts = explained.conditions.length ? explain(explained, this.colour, { arms: false }) : [];
+    this.why.replaceChildren(...(parts.length ? [WHY(), h("p", { class: "because" }, this.#because(explained)), this.#figures(explained), ...parts] : []));
+  }
+
+  // What a bandit and a cap add to the table of arms.
+  #figures({ candidates }) {
+    const best = candidates.filter((one) => one.p_best != null)
+      .map((one) => `${one.arm} is best with ${format.part(one.p_best)}, expected loss ${format.part(one.loss)}`);
+    const capped = candidates.filter((one) => one.capped > 0)
+      .map((one) => `${format.part(one.capped)} of the outcomes of ${one.arm} and ${this.report.champion} capped`);
+    return h("p", { class: "facts" }, [...best, ...capped].map((fact) => h("span", {}, fact)));
+  }
+
+  // What it waits for, in words; that is the sentence where no condition is the reason.
+  #because({ verdict, reason, conditions, candidates }) {
+    const verdictWord = h("b", { class: "verdict", "data-verdict": verdict }, format.words(verdict));
+    const waits = conditions.filter((row) => row.holds);
+    if (!waits.length) return [verdictWord, `: ${reason}`];
+    const said = waits.map((row) => (candidates.length > 1 && row.then !== "hold" ? `${row.name} (${row.candidate})` : row.name));
+    const words = waits.every((row) => row.then === "hold") ? ": held by " : ": yet to be proven: ";
+    return [verdictWord, words, said.join(", ")];
+  }
+
+  #segments(report) {
+    const names = Object.entries(report.segments ?? {});
+    const arms = report.arms.map((arm) => arm.arm);
+    const key = JSON.stringify([names, arms]);
+    if (this.segmentsKey === key) return;
+    this.segmentsKey = key;
+    const rows = names.map(([name, weights]) => [name, this.#strip(arms, weights), ...arms.map((arm) => format.share(weights[arm] ?? 0))]);
+    const shown = table("Split by segment", ["Segment", "Split", ...arms], rows, { isWide: true });
+    this.segments.replaceChildren(...(shown ? [h("h3", {}, "Split by segment"), shown] : []));
+  }
+
+  #strip(arms, weights) {
+    const parts = arms.filter((arm) => weights[arm] > 0).map((arm) => {
+      const part = h("span", { class: `arm-${this.colour(arm)}` });
+      part.style.flexGrow = weights[arm];
+      return part;
+    });
+    return h("span", { class: "strip", "aria-hidden": "true" }, parts);
   }
 
   #append(report) {
@@ -124,15 +167,14 @@ export class ModelView {
     this.phase.dataset.phase = report.phase;
     text(this.stage, report.stage === "canary" ? `canary, step ${report.step + 1}` : report.stage);
     text(this.reason, report.reason);
-    text(this.alert, worries(report.health).join(" · "));
+    text(this.alert, worries(report.health, report.cause).join(" · "));
     const facts = [`champion ${report.champion}`];
-    if (report.candidate) facts.push(`candidate ${report.candidate}`);
+    const { candidates } = report;
+    if (candidates.length) facts.push(`candidate${candidates.length > 1 ? "s" : ""} ${candidates.join(", ")}`);
     if (report.queue.length) facts.push(`waiting: ${report.queue.join(", ")}`);
-    for (const [arm, lift] of Object.entries(report.lift)) {
-      if (lift.estimate == null || arm !== report.candidate) continue;
-      const [low, high] = lift.interval;
-      const from = low == null ? "−∞" : format.change(low);
-      facts.push(`${arm} against ${report.champion}: ${format.change(lift.estimate)} [${from}, ${format.change(high)}]`);
+    for (const arm of candidates) {
+      const lift = report.lift[arm];
+      if (lift?.estimate != null) facts.push(`${arm} against ${report.champion}: ${format.lift(lift)}`);
     }
     facts.push(report.epoch === report.epoch_in_force
       ? `split ${report.epoch} in force`
@@ -197,15 +239,6 @@ export class ModelView {
     const used = Object.entries(report.rejected).filter(([, n]) => n > 0);
     const items = used.flatMap(([why, n]) => [h("dt", {}, format.words(why)), h("dd", {}, format.count(n))]);
     this.rejected.replaceChildren(...(items.length ? items : [h("dt", { class: "none" }, "none")]));
-  }
-
-  setDecisions(decisions) {
-    const items = decisions.slice(0, DECISIONS).map((decision) =>
-      h("li", {},
-        h("time", { datetime: new Date(decision.time * 1000).toISOString() }, format.stamp(decision.time)),
-        h("span", { class: "verdict", "data-verdict": decision.verdict }, format.words(decision.verdict)),
-        h("span", { class: "why" }, decision.reason, " ", h("small", {}, `#${decision.number}`))));
-    this.decisions.replaceChildren(...(items.length ? items : [h("li", { class: "none" }, "none yet")]));
   }
 
   #plot() {

@@ -13,33 +13,23 @@ Nothing here decides: thresholds, shares of alpha and stages belong to `decide`.
 The rooms, from the bottom: `moments` counts; `book` lists nulls and bets; `sequential` makes an
 e-value of a coin and `betting` of an amount; `restart` keeps the wealth; `game` and `purse` spell
 the order for one metric, `reward` and `latency` for those that are made of more; `effect` sizes;
-`evidence` and `growth` tell. `risk` is the fast path of late rewards, `bandit` steers, `health`
+`findings` and `forecast` tell. `risk` is the fast path of late rewards, `bandit` steers, `health`
 asks whether the data can be trusted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from controller.core.estimate import (
-    bandit,
-    game,
-    latency,
-    moments,
-    reward,
-    risk,
-    rivals,
-)
-from controller.core.estimate import evidence as telling
-from controller.core.estimate import health as trust
+from controller.core.estimate import bandit, findings, game, latency, moments, reward, risk, rivals
+from controller.core.estimate import health as ratios
 from controller.core.estimate import recent as week
-from controller.core.estimate.bandit import Blocks, Terms
 from controller.core.estimate.estimators import Estimators, judges
-from controller.core.estimate.growth import ebh
-from controller.core.estimate.moments import PlugIn
+from controller.core.estimate.forecast import ebh
 from controller.core.estimate.spec import EstimatorSpec, History, RewardSpec
 from controller.core.model import (
     CandidateEvidence,
@@ -62,8 +52,8 @@ __all__ = [
     "evidence",
     "growth",
     "health",
+    "judged",
     "latency_limits",
-    "losses",
     "new_epoch",
     "new_step",
     "observe_answers",
@@ -74,7 +64,7 @@ __all__ = [
     "observe_reward",
     "observe_shadow",
     "observe_units",
-    "outcomes",
+    "odds",
     "recent",
     "start",
     "with_candidate",
@@ -91,7 +81,6 @@ def start(spec: EstimatorSpec, history: History, *, candidates: int = 1) -> Esti
     books = judges(spec)
     errors = moments.plug_in(history.answers, prior_n=_ERROR_PRIOR[0], prior_s=_ERROR_PRIOR[1])
     pasts = history.rewards or (_NO_PAST,) * len(spec.rewards)
-    ratio = trust.start(candidates)
     return Estimators(
         reward=reward.start(books.reward, history.outcomes, candidates),
         errors=game.start(books.errors, errors, candidates),
@@ -102,34 +91,28 @@ def start(spec: EstimatorSpec, history: History, *, candidates: int = 1) -> Esti
             for by, past in zip(books.rewards, pasts, strict=True)
         ),
         risk=risk.start(candidates, spec.min_effect, is_minimised=spec.is_minimised),
-        blocks=_blocks(spec, history, candidates),
-        rivals=rivals.start(spec, _mean_of(spec, history), candidates),
+        blocks=_blocks(spec, history, candidates) if spec.has_bandit else None,
+        rivals=rivals.start(spec, history, candidates),
         recent=week.start(candidates),
-        assigned=ratio,
-        settled=ratio,
-        dropped=ratio,
+        units=ratios.start(candidates),
+        outcomes=ratios.start(candidates),
+        dropped=ratios.start(candidates),
         candidates=candidates,
+        clock=-math.inf,
     )
 
 
-def _blocks(spec: EstimatorSpec, history: History, candidates: int) -> Blocks | None:
-    if not spec.has_bandit:
-        return None
-    asked = spec.reward
-    terms = Terms(
-        is_binary=asked.is_binary,
-        low=asked.low,
-        high=asked.high,
-        default=asked.default,
+def _blocks(spec: EstimatorSpec, history: History, candidates: int) -> bandit.Blocks:
+    terms = bandit.Terms(
+        is_binary=spec.reward.is_binary,
+        low=spec.reward.low,
+        high=spec.reward.high,
+        default=spec.reward.default,
         window_s=spec.window_s,
         is_minimised=spec.is_minimised,
         half_life_s=spec.half_life_s,
     )
     return bandit.start(terms, history.outcomes, candidates=candidates)
-
-
-def _mean_of(spec: EstimatorSpec, history: History) -> PlugIn:
-    return rivals.prior(history.outcomes, spec.reward.low, spec.reward.high)
 
 
 def with_candidate(spec: EstimatorSpec, est: Estimators) -> Estimators:
@@ -149,11 +132,11 @@ def with_candidate(spec: EstimatorSpec, est: Estimators) -> Estimators:
         ),
         risk=risk.with_candidate(est.risk),
         blocks=None if est.blocks is None else bandit.with_arm(est.blocks),
-        rivals=rivals.with_candidate(spec, est.rivals, _mean_of(spec, History())),
+        rivals=rivals.with_candidate(spec, est.rivals),
         recent=week.with_candidate(est.recent),
-        assigned=trust.with_candidate(est.assigned),
-        settled=trust.with_candidate(est.settled),
-        dropped=trust.with_candidate(est.dropped),
+        units=ratios.with_candidate(est.units),
+        outcomes=ratios.with_candidate(est.outcomes),
+        dropped=ratios.with_candidate(est.dropped),
         candidates=est.candidates + 1,
     )
 
@@ -177,15 +160,17 @@ def new_step(spec: EstimatorSpec, est: Estimators) -> Estimators:
     books, slow = judges(spec), est.latency
     if slow is not None:
         slow = replace(slow, game=game.new_step(latency.BOOK, slow.game)[0])
+    known, done = reward.new_step(books.reward, est.reward)
     return replace(
         est,
-        reward=reward.new_step(books.reward, est.reward),
+        reward=known,
         errors=game.new_step(books.errors, est.errors)[0],
         latency=slow,
         rewards=tuple(
-            reward.new_step(by, one) for by, one in zip(books.rewards, est.rewards, strict=True)
+            reward.new_step(by, one)[0] for by, one in zip(books.rewards, est.rewards, strict=True)
         ),
         risk=risk.new_step(est.risk),
+        outcomes=est.outcomes if done is None else ratios.update(est.outcomes, done),
     )
 
 
@@ -200,38 +185,15 @@ def observe_outcomes(
 
     time  epoch seconds of the latest
     """
+    known, done = reward.observed(judges(spec).reward, est.reward, cells, sample)
     seen = cells if cells is not None else sample
-    if seen is None:
-        return est
-    counted = seen if isinstance(seen, Cells) else _counted(seen)
-    after = replace(
+    return replace(
         est,
-        reward=reward.observed(judges(spec).reward, est.reward, cells, sample),
-        settled=trust.update(est.settled, counted),
-        recent=week.observe(est.recent, seen, time),
-    )
-    if cells is not None:
-        after = replace(after, rivals=rivals.observed(spec, est.rivals, cells))
-    if reward.starts(after.reward) > reward.starts(est.reward):
-        # What begins again on final outcomes begins again on those that come in.
-        after = replace(after, risk=risk.new_step(after.risk))
-    return after
-
-
-def _counted(sample: Sample) -> Cells:
-    """How many units there are of each arm: what the sample ratio asks."""
-    row, candidate = np.nonzero(np.isfinite(sample.pi))
-    is_candidate = (sample.arm[row] > 0).astype(np.float64)
-    none = np.zeros(len(row))
-    return Cells(
-        candidate=candidate,
-        stratum=sample.stratum[row],
-        bin=np.zeros(len(row), np.int64),
-        pi=sample.pi[row, candidate],
-        n0=1.0 - is_candidate,
-        s0=none,
-        n1=is_candidate,
-        s1=none,
+        reward=known,
+        rivals=est.rivals if cells is None else rivals.observed(spec, est.rivals, cells),
+        recent=est.recent if seen is None else week.observe(est.recent, seen, time),
+        outcomes=est.outcomes if done is None else ratios.update(est.outcomes, done),
+        clock=max(est.clock, time),
     )
 
 
@@ -240,7 +202,7 @@ def observe_reward(
 ) -> Estimators:
     """Add closed outcomes of the second reward i."""
     rewards = list(est.rewards)
-    rewards[i] = reward.observed(judges(spec).rewards[i], rewards[i], cells, sample)
+    rewards[i], _ = reward.observed(judges(spec).rewards[i], rewards[i], cells, sample)
     return replace(est, rewards=tuple(rewards))
 
 
@@ -274,7 +236,7 @@ def observe_units(
     cells: Cells,
 ) -> Estimators:
     """Add assigned units, n0 and n1, for the sample ratio."""
-    return replace(est, assigned=trust.update(est.assigned, cells))
+    return replace(est, units=ratios.update(est.units, cells))
 
 
 def observe_dropped(
@@ -283,18 +245,22 @@ def observe_dropped(
     cells: Cells,
 ) -> Estimators:
     """Add dropped events; pi = the candidate's share of such events that were not dropped."""
-    return replace(est, dropped=trust.update(est.dropped, cells))
+    return replace(est, dropped=ratios.update(est.dropped, cells))
 
 
-def observe_flow(spec: EstimatorSpec, est: Estimators, flow: Flow, now: float) -> Estimators:
+def observe_flow(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is observed
+    est: Estimators,
+    flow: Flow,
+    now: float,
+) -> Estimators:
     """Add entries, first rewards and ends of analysed units; `now` is the watermark."""
-    blocks = est.blocks
-    if blocks is not None:
-        blocks = bandit.observe(blocks, flow, now)
-    watched = est.risk
-    if spec.reward.is_binary:
-        watched = risk.observe(watched, flow)
-    return replace(est, risk=watched, blocks=blocks)
+    return replace(
+        est,
+        risk=risk.observe(est.risk, flow),
+        blocks=None if est.blocks is None else bandit.observe(est.blocks, flow, now),
+        clock=max(est.clock, now),
+    )
 
 
 def latency_limits(spec: EstimatorSpec, est: Estimators) -> Float:
@@ -330,38 +296,58 @@ def evidence(
 
     candidates  names of the first len(candidates) candidates of the rollout, in order of joining
     """
-    return telling.of_candidates(spec, est, champion, candidates)
+    return findings.of_candidates(spec, est, champion, candidates)
 
 
-def outcomes(est: Estimators) -> tuple[int, ...]:
+def health(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+) -> Health:
+    """Whether the data can be trusted."""
+    return Health(
+        log_exposures=float(ratios.log_sample_ratio(est.units).max()),
+        log_outcomes=float(ratios.log_sample_ratio(est.outcomes).max()),
+        log_dropped=float(ratios.log_sample_ratio(est.dropped).max()),
+    )
+
+
+def best(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+    segment: int | None = None,
+) -> tuple[float, ...]:
+    """The probability to be best, of the champion, then of each candidate; NaN without bandit."""
+    if est.blocks is None:
+        return (math.nan,) * (1 + est.candidates)
+    return bandit.best(est.blocks, est.clock, segment)
+
+
+def odds(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`best` for all, and what promoting each candidate loses on average, relative; or NaN."""
+    if est.blocks is None:
+        return (math.nan,) * (1 + est.candidates), (math.nan,) * est.candidates
+    return bandit.odds(est.blocks, est.clock)
+
+
+def judged(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+) -> tuple[int, ...]:
     """Analysed outcomes of each candidate so far."""
     return tuple(round(n) for n in reward.seen(est.reward)[:, 2].tolist())
 
 
-def recent(est: Estimators) -> tuple[Lift | None, ...]:
+def recent(
+    spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is asked
+    est: Estimators,
+) -> tuple[Lift | None, ...]:
     """What the last week alone says of each candidate's lift."""
     return week.lifts(est.recent)
 
 
-def health(est: Estimators) -> Health:
-    """Whether the data can be trusted."""
-    return Health(
-        log_exposures=float(trust.log_sample_ratio(est.assigned).max()),
-        log_outcomes=float(trust.log_sample_ratio(est.settled).max()),
-        log_dropped=float(trust.log_sample_ratio(est.dropped).max()),
-    )
-
-
-def best(est: Estimators, clock: float, segment: int | None = None) -> tuple[float, ...]:
-    """The probability to be best, of the champion, then of each candidate; none without bandit."""
-    return () if est.blocks is None else bandit.best(est.blocks, clock, segment)
-
-
-def losses(est: Estimators, clock: float) -> tuple[float, ...]:
-    """What is lost on average, relative to the champion, by promoting each candidate."""
-    return () if est.blocks is None else bandit.losses(est.blocks, clock)
-
-
 def growth(spec: EstimatorSpec, est: Estimators, candidate: int, pi: float) -> Growth:
     """Evidence that one more unit brings for each condition of promotion, at the propensity pi."""
-    return telling.growth_of(spec, est, candidate, pi)
+    return findings.growth_of(spec, est, candidate, pi)

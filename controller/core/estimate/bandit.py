@@ -1,16 +1,13 @@
 """What a bandit knows: rewards by time of exposure, and from them the posterior of each arm.
 
-Three things make the naive posterior (all rewards over all exposures) steer wrongly:
+Two things make the naive posterior (all rewards over all exposures) steer wrongly:
 
 1. *Late labels.* An exposure without a reward is not a failure before its window is over. Young
    exposures count as F(age) of an exposure each, F being the distribution of delays: early
    successes S against sum F(age) (Vernade, Cappé, Perchet, arXiv:1706.09186, section 3). F is
    learnt from exposures that have closed: the delays of open ones are cut off on the right.
 2. *Drift.* A bandit moves shares while the baseline moves, so an arm that got its traffic in good
-   hours looks good (Simpson). Arms are compared within *blocks* of exposure time: rates are
-   beta_b rho_k, means of amounts beta_b + delta_k, with a beta of its own for each block b.
-   A drift common to all arms goes into beta and moves nothing.
-3. *Precision.* Contrasts within blocks know less than all rewards together; see `contrast`.
+   hours looks good (Simpson). Arms are compared within *blocks* of exposure time, see `contrast`.
 
 A segment's prior is the pooled posterior: its means, worth what they are known to, but at most as
 much as effects are alike across segments (`ALIKE`). A segment never seen gets the pooled answer.
@@ -164,9 +161,11 @@ def _with_room(blocks: Blocks, flow: Flow) -> Blocks:
         more = ((0, 0), (0, missing), (0, 0), (0, 0))
         blocks = replace(blocks, closed=np.pad(blocks.closed, more), open=np.pad(blocks.open, more))
     cohorts = np.floor(flow.time / _cohort_width(blocks)).astype(np.int64)
-    new = np.setdiff1d(cohorts, blocks.cohort)
-    if not len(new):
+    at = np.searchsorted(blocks.cohort, cohorts)
+    new = np.append(blocks.cohort, -1)[at] != cohorts
+    if not new.any():
         return blocks
+    new = np.unique(cohorts[new])
     at = np.searchsorted(blocks.cohort, new)
     return replace(
         blocks,
@@ -183,8 +182,8 @@ def _add(blocks: Blocks, flow: Flow) -> Blocks:
     row = np.searchsorted(blocks.cohort, cohort)
     _, segments, arms, columns = blocks.open.shape
     cell = (row * segments + flow.segment + 1) * arms + flow.arm
-    size = blocks.open.size // columns
-    added = np.stack([np.bincount(cell, c, size) for c in _columns(blocks.terms, flow)], axis=1)
+    cells = (cell[:, np.newaxis] * columns + np.arange(columns)).ravel()
+    added = np.bincount(cells, _columns(blocks.terms, flow).ravel(), blocks.open.size)
     since = flow.matured * (flow.time - cohort * width)
     events = np.flatnonzero(flow.events > 0.0)
     bins = blocks.open_delays.shape[1]
@@ -198,8 +197,8 @@ def _add(blocks: Blocks, flow: Flow) -> Blocks:
     )
 
 
-def _columns(terms: Terms, flow: Flow) -> tuple[Float, ...]:
-    """The columns of `Blocks.open`: values less the default, in units of the range for coins."""
+def _columns(terms: Terms, flow: Flow) -> Float:
+    """The columns of `Blocks.open`, (m, 7)."""
     scale = terms.high - terms.low if terms.is_binary else 1.0
     default = terms.default
     early = (flow.event_value - default * flow.events) / scale
@@ -207,7 +206,9 @@ def _columns(terms: Terms, flow: Flow) -> tuple[Float, ...]:
     value = (flow.value - default * flow.closed) / scale
     square = flow.square - 2.0 * default * flow.value + default**2 * flow.closed
     square = square / scale**2
-    return flow.matured, flow.events, early, early * per_event, flow.closed, value, square
+    return np.column_stack(
+        [flow.matured, flow.events, early, early * per_event, flow.closed, value, square]
+    )
 
 
 def _close(blocks: Blocks) -> Blocks:
@@ -256,24 +257,41 @@ def _merged(blocks: Blocks, number: Int, closed: Float) -> Blocks:
 
 def best(blocks: Blocks, clock: float, segment: int | None = None) -> tuple[float, ...]:
     """The probability of each arm to be best, the champion first, for a segment or for all."""
-    arms = posteriors(blocks, clock, segment)
+    return _p_best(blocks, posteriors(blocks, clock, segment))
+
+
+def best_by_segment(blocks: Blocks, clock: float) -> tuple[tuple[float, ...], ...]:
+    """`best` of each segment that was seen, from 0: what is known of all is worked out once."""
+    pooled = _pooled(blocks, clock)
+    segments = range(blocks.open.shape[1] - 1)
+    return tuple(_p_best(blocks, _own(blocks, clock, pooled, s)) for s in segments)
+
+
+def _p_best(blocks: Blocks, arms: Means) -> tuple[float, ...]:
     if blocks.terms.is_minimised:
         arms = posterior.mirrored(arms)
     return tuple(posterior.p_best(arms).tolist())
 
 
-def losses(blocks: Blocks, clock: float) -> tuple[float, ...]:
-    """What promoting each candidate loses on average, relative to the champion's mean."""
+def odds(blocks: Blocks, clock: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`best` for all, and what promoting each candidate loses on average, at one price.
+
+    Losses are relative to the champion's mean; infinite where that is 0.
+    """
     terms = blocks.terms
     arms = posteriors(blocks, clock)
     nothing = terms.low / (terms.high - terms.low) if terms.is_binary else terms.default
-    level = float(posterior.mean(arms)[0]) + nothing
+    level = abs(float(posterior.mean(arms)[0]) + nothing)
     if terms.is_minimised:
         arms = posterior.mirrored(arms)
-    if level == 0.0:
-        return (np.inf,) * (blocks.open.shape[2] - 1)
-    lost = posterior.expected_loss(arms)[1:] / abs(level)
-    return tuple(lost.tolist())
+    p_best, lost = posterior.compare(arms)
+    relative = lost[1:] / level if level > 0.0 else np.full(len(lost) - 1, np.inf)
+    return tuple(p_best.tolist()), tuple(relative.tolist())
+
+
+def loss(blocks: Blocks, clock: float, candidate: int) -> float:
+    """What promoting a candidate loses on average, relative to the champion's mean."""
+    return odds(blocks, clock)[1][candidate]
 
 
 def posteriors(blocks: Blocks, clock: float, segment: int | None = None) -> Means:
@@ -281,17 +299,26 @@ def posteriors(blocks: Blocks, clock: float, segment: int | None = None) -> Mean
 
     The means are shares of the range for coins, differences from the default for amounts.
     """
+    pooled = _pooled(blocks, clock)
+    return pooled[0] if segment is None else _own(blocks, clock, pooled, segment)
+
+
+def _pooled(blocks: Blocks, clock: float) -> tuple[Means, Belief]:
     arms = blocks.open.shape[2]
     prior = Belief(
         mean=np.full(arms, blocks.prior_mean),
         worth=np.full(arms, STRENGTH),
         variance=blocks.prior_var,
     )
-    pooled, belief = _fit(blocks.terms, _seen(blocks, clock, None), prior)
-    if segment is None or 1 + segment >= blocks.open.shape[1]:
-        return pooled
-    own, _ = _fit(blocks.terms, _seen(blocks, clock, 1 + segment), _alike(blocks.terms, belief))
-    return own
+    return _fit(blocks.terms, _seen(blocks, clock, None), prior)
+
+
+def _own(blocks: Blocks, clock: float, pooled: tuple[Means, Belief], segment: int) -> Means:
+    """A segment's posterior; the pooled one where it was never seen."""
+    if 1 + segment >= blocks.open.shape[1]:
+        return pooled[0]
+    prior = _alike(blocks.terms, pooled[1])
+    return _fit(blocks.terms, _seen(blocks, clock, 1 + segment), prior)[0]
 
 
 def _fit(terms: Terms, seen: Seen, prior: Belief) -> tuple[Means, Belief]:
@@ -307,13 +334,24 @@ def _seen(blocks: Blocks, clock: float, slot: int | None) -> Seen:
     else:
         closed, young = blocks.closed[:, slot], blocks.open[:, slot][..., [0, 2, 3]]
     young[..., 0] *= _known(blocks)[:, np.newaxis]
+    closed_left = _left(blocks, clock, blocks.block, blocks.width_s)
+    young_left = _left(blocks, clock, blocks.cohort, _cohort_width(blocks))
+    return Seen(
+        closed=closed * closed_left[:, np.newaxis, np.newaxis],
+        young=young * young_left[:, np.newaxis, np.newaxis],
+        closed_left=closed_left,
+        young_left=young_left,
+    )
+
+
+def _left(blocks: Blocks, clock: float, number: Int, width_s: float) -> Float:
+    """What the half-life leaves of blocks with these numbers."""
+    age_s = clock - (number.astype(np.float64) + 0.5) * width_s
     half_life = blocks.terms.half_life_s
-    if half_life is not None:
-        age = clock - (blocks.block + 0.5) * blocks.width_s
-        closed = closed * np.exp2(-np.maximum(age, 0.0) / half_life)[:, np.newaxis, np.newaxis]
-        age = clock - (blocks.cohort + 0.5) * _cohort_width(blocks)
-        young = young * np.exp2(-np.maximum(age, 0.0) / half_life)[:, np.newaxis, np.newaxis]
-    return Seen(closed=closed, young=young)
+    if half_life is None:
+        return np.ones_like(age_s)
+    left: Float = np.exp2(-np.maximum(age_s, 0.0) / half_life)
+    return left
 
 
 def _known(blocks: Blocks) -> Float:
@@ -327,9 +365,9 @@ def _known(blocks: Blocks) -> Float:
     age = blocks.now - blocks.cohort * width - since
     spread = np.maximum(np.minimum(np.minimum(since, width - since), age), 1e-3 * width)
     window = blocks.terms.window_s
-    older = _integral(blocks.delays, (age + spread) / window)
-    younger = _integral(blocks.delays, (age - spread) / window)
-    return (older - younger) * window / (2.0 * spread)
+    older, younger = _integral(blocks.delays, np.stack([age + spread, age - spread]) / window)
+    known: Float = (older - younger) * window / (2.0 * spread)
+    return known
 
 
 def _integral(delays: Float, age: Float) -> Float:

@@ -27,13 +27,13 @@ class Estimators:
     shadow      of answers to mirrored requests
     latency     None where it is not guarded
     rewards     second rewards, in the order of the spec
-    candidates  how many there are
-    risk        of first rewards, as they come
-    blocks      of the bandit; None where there is none
-    assigned, settled, dropped   sample ratios of units as they were assigned, of closed outcomes,
-                and of what came too late to count
+    risk        first rewards as they come, of units at risk
+    blocks      what the bandit remembers; None where there is none
+    units, outcomes, dropped   arms of assigned units, of closed outcomes, of dropped events
     rivals      candidates against each other
     recent      the last week alone
+    candidates  how many there are
+    clock       epoch seconds of the latest that was observed
     """
 
     reward: Reward
@@ -41,14 +41,15 @@ class Estimators:
     shadow: Game
     latency: Latency | None
     rewards: tuple[Reward, ...]
-    candidates: int
     risk: Risk
     blocks: Blocks | None
-    assigned: SampleRatio
-    settled: SampleRatio
+    units: SampleRatio
+    outcomes: SampleRatio
     dropped: SampleRatio
     rivals: Rivals
     recent: Recent
+    candidates: int
+    clock: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,8 +9,8 @@ experiment be held once in ten thousand. The test is kept three times: on exposu
 outcomes, on dropped events.
 
 The multipliers are dense and heavy near 1, because a small mismatch is what takes long to find:
-one of 4 % (51/49 where 50/50 was wanted) is found in some 48 000 units, where a gambler who knew it
-beforehand would need 42 000. A large one is found at once whatever its weight.
+one of 4 % (51/49 where 50/50 was wanted) is found in some 49 000 units, where a gambler who knew
+its size beforehand would need 45 500. A large one is found at once whatever its weight.
 
 `JoinRate` asks whether rewards still come at all: the share of outcomes with a reward, now
 against its own history.
@@ -35,7 +35,7 @@ LOG_THRESHOLD = float(np.log(1e4))
 """The log e-value from which the sample ratio counts as wrong."""
 
 _STEPS = np.array([0.01, 0.02, 0.03, 0.04, 0.055, 0.08, 0.12, 0.2, 0.35, 0.6, 1.2])
-_STEP_WEIGHTS = np.array([0.02, 0.08, 0.2, 0.25, 0.15, 0.08, 0.06, 0.05, 0.05, 0.03, 0.03])
+_STEP_WEIGHTS = np.array([0.02, 0.05, 0.2, 0.35, 0.15, 0.05, 0.05, 0.04, 0.04, 0.03, 0.03])
 _LOG_ODDS = np.concatenate([-_STEPS, _STEPS])
 _LOG_WEIGHTS = np.log(np.tile(_STEP_WEIGHTS / (2.0 * _STEP_WEIGHTS.sum()), 2))
 

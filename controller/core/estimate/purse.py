@@ -110,8 +110,7 @@ def with_candidate(rule: Rule, purse: Purse) -> Purse:
 def new_step(rule: Rule, purse: Purse) -> tuple[Purse, Cells | None]:
     """The purse at a start of its restarts, and counts of what was bet on before it."""
     purse, cells = settled(rule, purse)
-    everyone = np.ones(len(purse.log_mixed), np.bool_)
-    wealth = restart.restarted(purse.wealth, everyone)
+    wealth = restart.stepped(purse.wealth)
     mixed = restart.log_mixed(rule.book, wealth)
     return replace(purse, wealth=wealth, log_mixed=mixed), cells
 

@@ -28,8 +28,7 @@ import numpy as np
 from controller.core.estimate import game, moments
 from controller.core.estimate.book import Book, bind, superiority
 from controller.core.estimate.game import Game
-from controller.core.estimate.moments import PlugIn
-from controller.core.estimate.spec import EstimatorSpec
+from controller.core.estimate.spec import EstimatorSpec, History
 from controller.core.model import Cells, Float, Int
 
 
@@ -57,17 +56,21 @@ def pairs(candidates: int) -> tuple[Int, Int]:
     return table[:, 0], table[:, 1]
 
 
-def start(spec: EstimatorSpec, plug: PlugIn, candidates: int) -> Rivals:
+def start(spec: EstimatorSpec, history: History, candidates: int) -> Rivals:
     """Nobody is better than anybody yet."""
     n_pairs = len(pairs(candidates)[0])
-    games = game.start(book(spec), plug, n_pairs) if n_pairs else None
-    return Rivals(candidates, games)
+    if not n_pairs or not spec.reward.is_binary:
+        return Rivals(candidates, None)
+    n, total, _ = history.outcomes
+    past = (n, (total - n * spec.reward.low) / (spec.reward.high - spec.reward.low))
+    plug = moments.plug_in(past, prior_n=1.0, prior_s=0.5)
+    return Rivals(candidates, game.start(book(spec), plug, n_pairs))
 
 
-def with_candidate(spec: EstimatorSpec, rivals: Rivals, plug: PlugIn) -> Rivals:
+def with_candidate(spec: EstimatorSpec, rivals: Rivals) -> Rivals:
     """One more candidate, with a game against each of the others."""
     if rivals.games is None:
-        return start(spec, plug, rivals.candidates + 1)
+        return start(spec, History(), rivals.candidates + 1)
     games = game.with_candidate(book(spec), rivals.games, 2 * rivals.candidates)
     return Rivals(rivals.candidates + 1, games)
 
@@ -119,10 +122,3 @@ def log_better(rivals: Rivals) -> Float:
     if rivals.games is not None:
         found[pairs(rivals.candidates)] = rivals.games.log_e[:, 0]
     return found
-
-
-def prior(history: tuple[float, float, float], low: float, high: float) -> PlugIn:
-    """What is bet on first: the champion's past mean."""
-    n, total, _ = history
-    past = (n, (total - n * low) / (high - low))
-    return moments.plug_in(past, prior_n=1.0, prior_s=0.5)

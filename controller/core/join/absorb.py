@@ -14,10 +14,10 @@ from controller.core.join.refuse import Cause, Refusals
 from controller.core.join.rule import Absorbed, JoinExposures, JoinRewards, JoinRule
 from controller.core.join.store import (
     ANALYSED,
-    CANDIDATE,
     IN_ROLLOUT,
     NONE,
     SETTLED,
+    SPENDING,
     Flags,
     tally,
 )
@@ -112,7 +112,9 @@ def _flags(batch: JoinExposures, named: Bool) -> Flags:
     flags = np.where(alone, ANALYSED, np.uint8(0))
     flags |= np.where(alone | named, np.uint8(0), SETTLED)
     flags |= np.where(batch.in_rollout, IN_ROLLOUT, np.uint8(0))
-    flags |= np.where(batch.is_candidate, CANDIDATE, np.uint8(0))
+    # Under an unknown split the champion's answer tells as little of what comes as the candidate's.
+    spends = batch.is_candidate | (batch.stratum < 0)
+    flags |= np.where(spends, SPENDING, np.uint8(0))
     return flags
 
 
@@ -143,14 +145,25 @@ def _enter(table: Table, rule: JoinRule, rows: Int, in_rollout: Bool) -> tuple[B
     """Which of these exposures of units enter, by all that came so far, and from which level."""
     store, units = table.exposures, table.units
     enters, base = np.zeros(rows.size, np.bool_), np.zeros(rows.size, np.int64)
-    table.claim_units(store.unit[rows[in_rollout]])
-    unit = table.find_units(rows)
-    order = np.lexsort((store.request[rows], store.time[rows], unit))
+    unit = np.full(rows.size, NONE, np.int64)
+    unit[in_rollout] = table.claim_units(store.unit[rows[in_rollout]])
+    if not in_rollout.all():
+        unit[~in_rollout] = table.find_units(rows[~in_rollout])
+    order = _by_unit(table, rows, unit)
     order = order[unit[order] >= 0]
     if order.size:
         seen = Seen.of(table, rows[order], unit[order])
         enters[order], base[order] = enter(units.seen, units.came, seen, rule.window_s)
     return enters, base
+
+
+def _by_unit(table: Table, rows: Int, unit: Int) -> Int:
+    """The order by (unit, time, request) of exposures given by time."""
+    order = np.argsort(unit, kind="stable")
+    grouped, time = unit[order], table.exposures.time[rows[order]]
+    if ((grouped[1:] == grouped[:-1]) & (time[1:] == time[:-1])).any():
+        return np.lexsort((table.exposures.request[rows], table.exposures.time[rows], unit))
+    return order
 
 
 def _absorb_rewards(table: Table, rule: JoinRule, rewards: JoinRewards, refusals: Refusals) -> None:

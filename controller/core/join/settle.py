@@ -123,30 +123,31 @@ def _ripe(table: Table, watermark: float) -> Int:
     due = table.scoring.due(0.0, watermark, store.time)
     if not due.size:
         return due
-    # A row may stand here twice, or for a reward that closed before its time: see `_close_due`.
+    # A row may stand here twice, or for a reward that closed before its time: see `_values`.
     due = np.unique(due)
     due = due[(store.flags[due] & WAITING) != 0]
     owner = store.owner[due]
     is_settled = (exposures.flags[owner] & SETTLED) != 0
     table.scoring.add(due[~is_settled], exposures.time[owner[~is_settled]])
-    due = due[is_settled]
-    store.flags[due] &= ~WAITING
-    return due
+    ripe: Int = due[is_settled]
+    store.flags[ripe] &= ~WAITING
+    return ripe
 
 
 def _root_of(table: Table, rows: Int) -> Int:
     """The pending root to which each settled exposure belongs, -1 where there is none."""
     store = table.exposures
-    root = rows
+    root = rows.copy()
     if store.has("root"):
-        is_root = (store.flags[rows] & ANALYSED) != 0
-        root = np.where(is_root, rows, store.root[rows]).astype(np.int64)
+        is_member = (store.flags[rows] & ANALYSED) == 0
+        root[is_member] = store.root[rows[is_member]]
     # A root that closed may have given its row to another exposure, which then comes later.
     pending = (root >= 0) & ((store.flags[root] & (ANALYSED | CLOSED)) == ANALYSED)
     pending &= (root == rows) | (
         (store.unit[root] == store.unit[rows]) & precedes(store, root, rows)
     )
-    return np.where(pending, root, NONE).astype(np.int64)
+    root[~pending] = NONE
+    return root
 
 
 def _first(table: Table, rule: JoinRule, entry: Int, root: Int) -> Events:

@@ -34,6 +34,12 @@ def warnings(policy: Policy) -> tuple[Advice, ...]:
 
 def _reward(policy: Policy) -> Iterator[Advice]:
     reward = policy.spec.reward
+    if reward.range[1] <= 0:
+        yield Advice(
+            "spec.reward.range",
+            "losses are measured against the champion's mean reward, which is never above 0 here: "
+            "report the opposite of these values, with direction: minimize",
+        )
     yield from _default(reward)
     if reward.aggregate == "sum" and reward.is_binary:
         yield Advice(

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from controller.core.estimate import growth as forecast
-from controller.core.estimate import latency, purse, reward, risk, rivals
+from controller.core.estimate import forecast, latency, purse, reward, risk, rivals
 from controller.core.estimate.book import Book
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.game import Game
@@ -25,18 +24,22 @@ from controller.core.model import ArmSummary, CandidateEvidence, Float, Growth, 
 def of_candidates(
     spec: EstimatorSpec, est: Estimators, champion: str, candidates: Sequence[str]
 ) -> tuple[CandidateEvidence, ...]:
-    """What is known of the first candidates of the rollout, of these names, against `champion`."""
+    """What is known of the first candidates of the rollout, of these names, against `champion`.
+
+    What the bandit thinks is not asked here: its integrals cost more than all the rest.
+    """
     log_e, log_mixed = reward.log_e(est.reward)
     arms = _summaries(spec.reward, est, champion, candidates)
     shadow = _errors_guards(spec, est.shadow)
+    better = rivals.log_better(est.rivals).tolist()
     of_each = zip(
-        candidates,
         arms,
         _guards(spec, est),
         log_e.tolist(),
         log_mixed.tolist(),
         est.reward.ratio.tolist(),
         est.reward.limits.tolist(),
+        risk.log_harm(est.risk).tolist(),
         strict=False,
     )
     return tuple(
@@ -46,20 +49,26 @@ def of_candidates(
             lift=Lift(ratio - 1.0 if ratio == ratio else None, lower, upper),  # noqa: PLR0124 - NaN
             risk=max(0.0, upper if spec.is_minimised else -lower),
             log_harm=harm,
-            log_harm_fast=float(risk.log_harm(est.risk)[i]) if spec.reward.is_binary else 0.0,
+            log_harm_fast=fast,
             log_superior=families[1],
             log_noninferior=_per_stage(spec, families),
             guards=guards,
             shadow=shadow[i] if shadow else None,
-            log_better=tuple(rivals.log_better(est.rivals)[i].tolist()),
+            log_better=tuple(better[i]),
             p_best=math.nan,
             loss=math.nan,
             capped=reward.share_cut(est.reward),
             multiplicity=est.candidates,
         )
-        for i, (_, (before, after), guards, families, harm, ratio, (lower, upper)) in enumerate(
-            of_each
-        )
+        for i, (
+            (before, after),
+            guards,
+            families,
+            harm,
+            ratio,
+            (lower, upper),
+            fast,
+        ) in enumerate(of_each)
     )
 
 
