@@ -18,7 +18,14 @@ from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.game import Game
 from controller.core.estimate.reward import Judge, Reward
 from controller.core.estimate.spec import EstimatorSpec, RewardSpec
-from controller.core.model import ArmSummary, CandidateEvidence, Float, Growth, GuardEvidence
+from controller.core.model import (
+    ArmSummary,
+    CandidateEvidence,
+    Float,
+    Growth,
+    GuardEvidence,
+    Lift,
+)
 
 
 def of_candidates(
