@@ -16,6 +16,7 @@ from controller.core.estimate.health import update_join_rate
 from controller.core.model import Cells, Float, Flow, Int, Tallies
 from controller.core.policy import Policy
 from controller.core.state import State, Sums, Totals, evolve, with_arms
+from controller.core.strata import comparing
 
 
 def observe_tallies(policy: Policy, state: State, micro: MicroBatch) -> State:
@@ -34,7 +35,7 @@ def observe_tallies(policy: Policy, state: State, micro: MicroBatch) -> State:
     arm = rollout_arms(state, arms)
     lost = float(tallies.exposures[stratum < 0].sum())
     state = evolve(state, unattributed=state.unattributed + round(lost))
-    rows = np.flatnonzero((stratum >= 0) & (arm >= 0))
+    rows = np.flatnonzero(comparing(state.strata, stratum, arm))
     if not len(rows):
         return state
     return _fed(policy, state, select(tallies, rows), stratum[rows], arm[rows])
