@@ -62,6 +62,7 @@ class Run:
     """One rollout, from the first candidate's arrival to the last one's end.
 
     verdict        what became of the last candidate that was judged
+    champion       the version that serves at the end
     cause, reason  of the last ruling
     stages         (stage, step, seconds) of each stage and step that was entered, in order
     harmed         requests on a candidate while it was worse than the first champion
@@ -71,6 +72,7 @@ class Run:
     number: int
     verdict: Literal["promoted", "rolled_back", "undecided"]
     phase: str
+    champion: str
     cause: str
     reason: str
     duration_s: float
@@ -300,6 +302,7 @@ class Logbook:
             number=number,
             verdict=VERDICTS.get(state.phase, "undecided"),
             phase=state.phase.value,
+            champion=state.champion,
             cause=self._ruling[0],
             reason=self._ruling[1],
             duration_s=ended - self._began,

@@ -84,7 +84,7 @@ def test_every_candidate_has_its_turn():
     world = scenario(**QUICK | {"requests": 200_000}, candidates=[{"effect": "-60%"}, {}])
     run = simulate(policy, world, runs=1, seed=1, jobs=1).runs[0]
     assert Counter(step for _, step, _ in run.stages)[0] == 2
-    assert run.verdict == "promoted"
+    assert (run.verdict, run.champion) == ("promoted", "v3")
 
 
 @pytest.mark.parametrize(
