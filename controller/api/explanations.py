@@ -100,7 +100,9 @@ class _Explained(Answer):
 
 
 class DecisionDocument(Answer):
-    """A decision as the ledger keeps it."""
+    """A decision as the ledger keeps it, with whatever a later version adds to it."""
+
+    model_config = ConfigDict(extra="allow")
 
     number: int = Field(description="counts the model's decisions from 1")
     time: float

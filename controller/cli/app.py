@@ -46,6 +46,9 @@ StateOption = Annotated[
     ),
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept in the ledger.")]
+CandidateOption = Annotated[
+    str | None, typer.Option("--candidate", help="Which one, where there are several.")
+]
 DEFAULT_API = "127.0.0.1:8800"
 
 
@@ -345,8 +348,29 @@ def _operation(operation: Operation, text: str) -> None:
     app.command(name=operation.value)(command)
 
 
-_operation(Operation.PROMOTE, "Promote the candidate now.")
-_operation(Operation.ROLLBACK, "Roll the candidate back now.")
+def _choice(operation: Operation, text: str) -> None:
+    """An operation on one candidate, which must be named where there are several."""
+
+    def command(
+        model: ModelArgument,
+        *,
+        candidate: CandidateOption = None,
+        reason: ReasonOption = "",
+        api: ApiOption = DEFAULT_API,
+        output: OutputOption = Output.TABLE,
+    ) -> None:
+        from controller.cli import remote
+
+        given = {"reason": reason, "version": candidate}
+        body: dict[str, Json] = {key: value for key, value in given.items() if value}
+        remote.post(api, model, operation.value, body, output)
+
+    command.__doc__ = text
+    app.command(name=operation.value)(command)
+
+
+_choice(Operation.PROMOTE, "Promote the candidate now.")
+_choice(Operation.ROLLBACK, "Roll the candidate back now; all of them, if none is named.")
 _operation(Operation.PAUSE, "Keep the split as it is, until `resume`.")
 _operation(Operation.RESUME, "Go on after `pause`.")
 

@@ -45,6 +45,7 @@ def situated(policy: Policy, state: State) -> Situation | None:
         is_last=rollout.stage + 1 == len(stages),
         is_minimised=reward.direction == "minimize",
         is_binary=reward.is_binary,
+        has_fast_path=reward.is_binary and reward.contamination == 0,
         min_units=reward.min_units,
         best=steering.best if steering is not None else (),
         segments=steering.segments if steering is not None else {},

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
 import pytest
 
-from controller.core.model import Phase
+from controller.core.model import Phase, Verdict
 from tests.api.conftest import Served, serving
-from tests.api.fake import ramping
+from tests.api.fake import T0, decision, exploring, ramping
 from tests.api.screenshot import Page
 
 PHONE, DESKTOP = (390, 844), (1200, 900)
@@ -32,6 +33,7 @@ def test_the_page_shows_the_numbers_of_the_api_and_updates(
             assert cell(page, arm["arm"], column) == f"{arm[column]:,}"
         assert cell(page, arm["arm"], "wanted") == f"{arm['weight'] / 100:g} %"
         assert cell(page, arm["arm"], "mean")[:4] in f"{arm['mean']:.3f}"
+    page.wait("document.querySelectorAll('.condition').length == 10")
     text = page.text()
     for said in ("ramping", "canary, step 3", "no harm seen", "Live", "waiting: v3", "orphan"):
         assert said in text
@@ -149,4 +151,134 @@ def test_what_holds_a_model_is_shown_and_goes_when_it_is_over(page: Page) -> Non
         assert "refused by the router: no" in page.text()
         own.publish(sound)
         page.wait("document.querySelector('.alert').innerText == ''")
+        page.open("about:blank", width=100, height=100)
+
+
+CONDITIONS = """[...document.querySelectorAll('.why .condition')].map((row) => ({
+    name: row.querySelector('.what').firstChild.textContent,
+    then: row.dataset.then,
+    of: row.querySelector('.of').textContent,
+    left: row.querySelector('.left')?.textContent ?? '',
+    waits: row.querySelector('.waits') != null,
+    reached: 'reached' in row.dataset,
+    way: Number(row.querySelector('[role=meter]').getAttribute('aria-valuenow')),
+    said: row.querySelector('[role=meter]').getAttribute('aria-valuetext'),
+    heading: row.closest('.purpose').querySelector('h4').textContent,
+}))"""
+
+
+def test_each_condition_is_a_bar_with_its_words(served: Served, page: Page) -> None:
+    page.open(served.url, width=1200, height=900)
+    page.wait("document.querySelectorAll('.why .condition').length == 10")
+    told = served.client.get("/v1/models/digits/explain").json()["conditions"]
+    shown = {(row["then"], row["name"]): row for row in page.value(CONDITIONS)}
+    for row in told:
+        bar = shown[row["then"], row["name"]]
+        way = max(0.0, min(1.0, math.log(row["evidence"]) / math.log(row["threshold"])))
+        assert abs(bar["way"] - 100 * way) <= 0.51
+        assert bar["of"].endswith(f"of {row['threshold']:,.0f}")
+        assert (bar["waits"], bar["reached"]) == (row["holds"], row["reached"])
+        assert ("not reached" in bar["said"]) == (row["then"] != "promote")
+    claim = shown["promote", "not worse by the margin"]
+    assert claim["left"] == "≈ 5,200 requests left"
+    assert shown["promote", "within the bound: latency p95"]["left"] == "not in sight"
+    headings = {row["then"]: row["heading"] for row in shown.values()}
+    assert headings["promote"].startswith("Promotes")
+    assert headings["roll_back"].startswith("Rolls back")
+    assert headings["hold"].startswith("Holds")
+    text = page.text()
+    for said in ("yet to be proven: not worse by the margin", "4.3 % over 84.2 ms", "0.25 %"):
+        assert said in text
+    assert page.errors == []
+
+
+def test_the_explanation_follows_the_reports(served: Served, page: Page) -> None:
+    page.open(served.url, width=1200, height=900)
+    page.wait("document.querySelectorAll('.why .condition').length == 10")
+    later = ramping("digits", served.fake.reports["digits"].time + 60, 5_000, 20_000)
+    served.publish(later)
+    page.wait(
+        "document.querySelectorAll('.why .condition[data-then=promote][data-reached]').length == 1"
+    )
+    rows = page.value(CONDITIONS)
+    assert next(row["left"] for row in rows if row["reached"]) == "reached"
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+def test_several_candidates_and_segments_are_shown(
+    served: Served, page: Page, size: tuple[int, int]
+) -> None:
+    served.fake.reports["digits"] = exploring("digits", T0 + 601)
+    page.open(served.url, width=size[0], height=size[1])
+    page.wait("document.querySelectorAll('.why .condition').length == 24")
+    text = page.text()
+    for said in (
+        "candidates v2, v3, v4", "v2 against v1: +16.8 % [+1.1 %, +35.2 %]",
+        "v4 against v1: −13.9 % [−31.2 %, +8.1 %]",  # noqa: RUF001 - a real minus sign
+        "v2 is best with 93 %, expected loss 0.1 %", "yet to be proven: better (v2)",
+    ):  # fmt: skip
+        assert said in text
+    whose = "[...document.querySelectorAll('.purpose[data-then=promote] .whose')]"
+    assert page.value(f"{whose}.map((name) => name.textContent)") == ["v2", "v3", "v4"]
+    row = "[...document.querySelectorAll('.segments tbody tr')].map((row) => row.innerText)"
+    assert [" ".join(text.split()) for text in page.value(row)] == [
+        "DE 10 % 74 % 15 % 1 %", "SE 9 % 21 % 69 % 1 %", "US 26 % 52 % 18 % 4 %",
+    ]  # fmt: skip
+    assert page.value("document.documentElement.scrollWidth") <= size[0]
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+def test_a_decision_opens_by_keyboard_and_stays_open(
+    served: Served, page: Page, size: tuple[int, int]
+) -> None:
+    page.open(served.url, width=size[0], height=size[1])
+    page.wait("document.querySelectorAll('.decisions button').length == 8")
+    third = "document.querySelectorAll('.decisions button')[2]"
+    page.value(f"{third}.focus()")
+    for kind in ("keyDown", "keyUp"):
+        page.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r",
+                  windowsVirtualKeyCode=13)  # fmt: skip
+    page.wait("document.querySelectorAll('.explained .condition').length == 10")
+    assert page.value(f"{third}.getAttribute('aria-expanded')") == "true"
+    opened = "document.querySelector('.explained:not([hidden])').innerText"
+    for said in (
+        "split 23: v1 50 %, v2 50 %",
+        "Promotes",
+        "not worse by the margin",
+        "latency p95",
+    ):
+        assert said in page.value(opened)
+    assert "requests left" not in page.value(opened)  # nothing is foretold of the past
+
+    served.fake.ledger["digits"].append(
+        decision(13, "digits", Verdict.ROLL_BACK, "v2 is worse, and rolled back")
+    )
+    served.publish(replace(served.fake.reports["digits"], cause="reward_harm"))
+    page.wait("document.querySelector('.decisions').innerText.includes('and rolled back')")
+    fourth = "document.querySelectorAll('.decisions button')[3]"
+    assert page.value(f"{fourth}.getAttribute('aria-expanded')") == "true"
+    assert page.value(f"document.activeElement == {fourth}")
+    assert "Promotes" in page.value(opened)
+    page.value("document.querySelector('.more').click()")
+    page.wait("document.querySelectorAll('.decisions button').length == 13")
+    assert page.value("document.querySelector('.more').hidden")
+    page.value("[...document.querySelectorAll('.decisions button')].at(-1).click()")
+    page.wait(
+        "document.querySelector('.decisions > li:last-child').innerText.includes('No evidence')"
+    )
+    assert page.value("document.documentElement.scrollWidth") <= size[0]
+    assert page.errors == []
+
+
+def test_signals_of_the_data_are_said_in_words(page: Page) -> None:
+    with serving("digits") as own:
+        page.open(own.url, width=390, height=844)
+        page.wait("document.querySelectorAll('.why .condition').length == 10")
+        sound = own.fake.reports["digits"]
+        health = {**sound.health, "join_rate": {"now": 0.02, "before": 0.11}, "silent_s": 720.0}
+        own.publish(replace(sound, health=health, cause="stale"))
+        page.wait("document.querySelector('.alert').innerText.includes('12 min')")
+        assert "reward fell to 2 %, from 11 %" in page.text()
         page.open("about:blank", width=100, height=100)

@@ -1,4 +1,4 @@
-"""The tables of docs/decision-quality.md, between its marks; the words around them are written by hand."""
+"""The tables of docs/decision-quality.md, between its marks; the words around them are by hand."""
 
 from __future__ import annotations
 
@@ -70,8 +70,7 @@ def _percent(share: float) -> str:
 def power(board: Board) -> str:
     """What became of the others: nobody gains a low error by never moving."""
     lines = [
-        "| scene | equal: promoted | undecided | requests | worse: rolled back | undecided | "
-        "requests on it |",
+        "| scene | equal: promoted | undecided | asked | worse: rolled back | undecided | on it |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name in ALL_SCENES:
@@ -91,7 +90,7 @@ def power(board: Board) -> str:
 def ladder(board: Board) -> str:
     """Where the samples over the bound go."""
     lines = [
-        "| problem | bound, requests | nats per 1 000 | overshoot | + effect unknown | the product |",
+        "| problem | bound | nats per 1 000 | overshoot | + effect unknown | the product |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for one in board.ladders():
@@ -110,11 +109,11 @@ def sizes(board: Board) -> str:
     """How many runs each figure rests on."""
     s = board.sizes
     return (
-        f"Seed {quality.SEED}. Runs: {s.counts} per scene and candidate ({s.events} where events are "
-        f"taken one by one, and for the bandit), {s.peers} per peer, {s.ladder} per problem of the "
-        f"bound, {s.coverage} days per interval, {s.ramps} ramps, {4 * s.regrets // 2} bandits per "
-        f"delay, {s.late} late regressions, {2 * s.logs} logs, {s.traffic} per point of the traffic "
-        f"picture ({s.peers_traffic} per peer)."
+        f"Seed {quality.SEED}. Runs: {s.counts} per scene and candidate ({s.events} where events "
+        f"are taken one by one, and for the bandit), {s.peers} per peer, {s.ladder} per problem of "
+        f"the bound, {s.coverage} days per interval, {s.ramps} ramps, {2 * s.regrets} bandits per "
+        f"delay, {s.late} late regressions, {2 * s.logs} logs, {s.traffic} per point of the "
+        f"traffic picture ({s.peers_traffic} per peer)."
     )
 
 

@@ -43,15 +43,21 @@ def results(tasks: Sequence[Task], *, jobs: int | None = None) -> dict[tuple[Any
     """Key -> the results of its tasks in order of their places; lists are joined."""
     context = multiprocessing.get_context("spawn")
     began, found = time.monotonic(), dict[tuple[Any, ...], dict[int, Any]]()
+    spent_on = dict[str, float]()
     with ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=context) as pool:
-        waiting = {pool.submit(t.function, *t.arguments, **t.options): t for t in tasks}
-        for number, done in enumerate(as_completed(waiting), start=1):
-            task = waiting[done]
-            found.setdefault(task.key, {})[task.place] = done.result()
-            if sys.stderr.isatty() or number % 25 == 0 or number == len(tasks):
-                spent = time.monotonic() - began
-                print(f"\r{number} of {len(tasks)} tasks, {spent:.0f} s", end="", file=sys.stderr)
-    print(file=sys.stderr)
+        waiting = {pool.submit(_timed, t): t for t in tasks}
+        try:
+            for number, done in enumerate(as_completed(waiting), start=1):
+                task, (value, seconds) = waiting[done], done.result()
+                found.setdefault(task.key, {})[task.place] = value
+                spent_on[task.key[0]] = spent_on.get(task.key[0], 0.0) + seconds
+                if sys.stderr.isatty() or number % 25 == 0 or number == len(tasks):
+                    so_far = f"{number} of {len(tasks)} tasks, {time.monotonic() - began:.0f} s"
+                    print(f"\r{so_far}", end="", file=sys.stderr)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent_on.items())
+    print(f"\nprocessor time: {parts}", file=sys.stderr)
     return {key: _joined([parts[i] for i in sorted(parts)]) for key, parts in found.items()}
 
 
@@ -63,3 +69,8 @@ def _joined(parts: list[Any]) -> list[Any]:
         else:
             joined.append(part)
     return joined
+
+
+def _timed(task: Task) -> tuple[Any, float]:
+    began = time.process_time()
+    return task.function(*task.arguments, **task.options), time.process_time() - began

@@ -20,8 +20,6 @@ from tests.bench.pool import Task, chunks, results
 from tests.bench.rivals import RULES, Tally
 
 SEED = 20_261_124
-EVENT_LEVEL = ("duplicates", "out_of_order", "bursts", "sticky_users")
-"""Scenes that take events one by one, ten times as long as counts."""
 ALL_SCENES = (*scenes.NULLS, "common_drift")
 TRAFFIC = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000)
 """Requests per day."""
@@ -48,8 +46,8 @@ class Sizes:
     peers_traffic: int
 
 
-FULL = Sizes(300, 100, 500, 400, 100, 100, 24, 200, 20, 60, 300)
-QUICK = Sizes(40, 16, 100, 60, 12, 20, 4, 40, 4, 0, 0)
+FULL = Sizes(200, 100, 400, 250, 40, 60, 16, 100, 10, 40, 300)
+QUICK = Sizes(20, 10, 60, 30, 5, 10, 2, 10, 2, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +88,11 @@ def measure(sizes: Sizes, *, jobs: int | None = None) -> Board:
 
 def _ours(sizes: Sizes) -> list[Task]:
     found: list[Task] = []
-    slow_first = sorted(ALL_SCENES, key=lambda name: name not in (*EVENT_LEVEL, "common_drift"))
+    slow_first = sorted(
+        ALL_SCENES, key=lambda name: name not in (*scenes.EVENT_LEVEL, "common_drift")
+    )
     for name in slow_first:
-        runs = sizes.events if name in (*EVENT_LEVEL, "common_drift") else sizes.counts
+        runs = sizes.events if name in (*scenes.EVENT_LEVEL, "common_drift") else sizes.counts
         for kind in ("equal", "harmful"):
             key = ("ours", name, kind)
             found += chunks(key, ours.ends, (name, kind), runs, 10, seed=SEED)

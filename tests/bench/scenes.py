@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from controller.core.policy import Policy, parse
+from controller.sim.quantities import Moment
 from controller.sim.scenario import Candidate, Scenario, load
 from controller.sim.truth import DelayLaw, Truth, setting
 from tests.bench.arena import Traffic
@@ -20,7 +21,7 @@ DAY_S = 86_400.0
 PER_DAY = 1_000_000
 MARGIN = 0.006
 ALPHA = 0.01
-TICK_S = 300.0
+TICK_S = 600.0
 STEPS, STEP_S = (0.05, 0.25, 0.5), 7_200.0
 """The ramp of everyone who ramps by the clock: a third of the drifts' seven hours each."""
 LATE_PER_DAY = 1_500_000
@@ -89,12 +90,14 @@ class Scene:
     """One scenario with the policy under which we meet it.
 
     least   the lowest base rate of its day: where a relative effect is smallest
+    margin  what the policy tolerates
     """
 
     name: str
     scenario: Scenario
     policy: Policy
     least: float
+    margin: float = MARGIN
 
     def equal(self) -> Scenario:
         """With a candidate that equals the champion."""
@@ -107,7 +110,7 @@ class Scene:
         """
         law = DelayLaw(Truth(self.scenario, setting(self.policy), DAY_S))
         seen = float(law.share(np.float64(self.policy.spec.reward.window)))
-        worse = Candidate(effect=-MARGIN / (self.least * seen * (1.0 - self.scenario.errors)))
+        worse = Candidate(effect=-self.margin / (self.least * seen * (1.0 - self.scenario.errors)))
         return self.scenario.model_copy(update={"candidates": (worse,)})
 
     def traffic(self, scenario: Scenario, *, tick_s: float = 60.0) -> Traffic:
@@ -132,15 +135,31 @@ NULLS = (
 )
 
 
+EVENT_LEVEL = {
+    "duplicates": 60_000,
+    "out_of_order": 60_000,
+    "bursts": 60_000,
+    "sticky_users": 200_000,
+}
+"""Scenes that take events one by one: requests per day. A higher base rate and margin decide them
+on a twentieth of the requests."""
+_EVENT_BASE, _EVENT_MARGIN = 0.3, 0.03
+
+
 def scene(name: str, *, per_day: int = PER_DAY) -> Scene:
     """The scene of one of the simulator's scenarios."""
-    scenario = load(name).model_copy(
-        update={"rate": per_day / DAY_S, "requests": per_day, "max_time": DAY_S, "tick": TICK_S}
-    )
-    known = policy(window=_WINDOWS.get(name, "60s"), unit=scenario.units is not None)
+    is_small = name in EVENT_LEVEL
+    per_day = EVENT_LEVEL.get(name, per_day)
+    update = {"rate": per_day / DAY_S, "requests": per_day, "max_time": DAY_S, "tick": TICK_S}
+    if is_small:
+        update["base_rate"] = ((Moment(), _EVENT_BASE),)
+    scenario = load(name).model_copy(update=update)
+    margin = _EVENT_MARGIN if is_small else MARGIN
+    stage = _canary(margin=margin)
     if name == "common_drift":
-        known = policy(stage=_THOMPSON.format(update_s=600.0, probability="99%"))
-    return Scene(name, scenario, known, _LEAST.get(name, 0.05))
+        stage = _THOMPSON.format(update_s=600.0, probability="99%")
+    known = policy(window=_WINDOWS.get(name, "60s"), unit=scenario.units is not None, stage=stage)
+    return Scene(name, scenario, known, _EVENT_BASE if is_small else _LEAST.get(name, 0.05), margin)
 
 
 def late_ramp() -> Scene:

@@ -245,7 +245,7 @@ def ramp(rng):
                 request=request if rng.random() < 0.95 else rng.randint(1, request),
                 unit=unit,
                 arm=int(is_candidate),
-                stratum=share,
+                stratum=share if rng.random() < 0.97 else -1,
                 in_rollout=rng.random() < 0.9,
                 level=share,
                 is_candidate=is_candidate,

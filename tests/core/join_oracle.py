@@ -62,7 +62,7 @@ class Walk:
             base = self.level if e.time > self.entered_at + window_s else None
         if base is not None:
             self.entered_at = e.time
-        if e.is_candidate or e.level == 0 == self.level:
+        if e.is_candidate or e.stratum == -1 or e.level == 0 == self.level:
             self.level = -1
         elif self.level != -1:
             self.level = max(self.level, e.level)

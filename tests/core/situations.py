@@ -119,6 +119,7 @@ def situation(  # a case, one field at a time
         settle_s=settle_s,
         is_last=is_last,
         is_binary=False,
+        has_fast_path=False,
         best=(1 - sum(p_best), *p_best),
     )
     return replace(found, **(case or {}))

@@ -1,50 +1,29 @@
-"""The lift's estimate and limits, and the band of one arm, against independent arithmetic."""
+"""The lift's limits and the band of one arm, against independent arithmetic."""
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from controller.core.estimate import effect, moments
-from controller.core.model import Cell
+from controller.core.estimate import effect, sequential
+from tests.core.cells import cells
+
+
+def limits(row, p0, alpha=0.05):
+    gain = sequential.gains(effect.BOOK, cells(row), np.array([p0]))
+    return effect.limits(gain, alpha)[0]
 
 
 def test_limits_are_unbounded_before_anything_is_seen():
-    assert effect.limits(effect.start(), 0.05) == (-1.0, float("inf"))
-
-
-def test_lift_of_strata_is_not_that_of_the_pool():
-    # Base 6 % at 5 % share, then 3 % at 50 %: no effect within, minus 45 % when pooled.
-    cells = [Cell(0.05, 95_000, 5_700, 5_000, 300), Cell(0.5, 50_000, 1_500, 50_000, 1_500)]
-    assert effect.estimate(moments.from_cells(cells)) == pytest.approx(0.0, abs=1e-12)
-
-
-def test_lift_is_mantel_and_haenszels_sum():
-    cells = [Cell(0.1, 90, 30, 10, 5), Cell(0.5, 40, 8, 60, 18)]
-    # (5*90/100 + 18*40/100) / (30*10/100 + 8*60/100) by hand
-    expected = (4.5 + 7.2) / (3.0 + 4.8) - 1
-    assert effect.estimate(moments.from_cells(cells)) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    "cells",
-    [
-        [],
-        [Cell(0.5, 100, 10, 0, 0)],
-        [Cell(0.5, 0, 0, 100, 10)],
-        [Cell(0.5, 100, 0, 100, 10)],
-        [Cell(0.1, 100, 10, 0, 0), Cell(0.9, 0, 0, 100, 10)],
-    ],
-    ids=["empty", "no candidate", "no champion", "no reward", "never together"],
-)
-def test_lift_is_none_where_nothing_can_be_compared(cells):
-    assert effect.estimate(moments.from_cells(cells)) is None
+    assert (
+        effect.limits(np.zeros((2, len(effect.BOOK.slope))), 0.05).tolist()
+        == [[-1.0, float("inf")]] * 2
+    )
 
 
 def test_limits_close_around_the_lift_as_units_come():
     widths = []
     for n in (1_000, 10_000, 100_000, 1_000_000):
-        wealth = effect.update(effect.start(), [Cell(0.5, n, 0.2 * n, n, 0.22 * n)], 0.2)
-        lower, upper = effect.limits(wealth, 0.05)
+        lower, upper = limits((0.5, n, 0.2 * n, n, 0.22 * n), 0.2)
         assert lower < 0.1 < upper
         widths.append(upper - lower)
     assert widths == sorted(widths, reverse=True)
@@ -54,21 +33,20 @@ def test_limits_close_around_the_lift_as_units_come():
 @pytest.mark.parametrize(("base", "ratio"), [(0.9, 1.06), (0.5, 1.9), (0.5, 0.1), (0.02, 4.2)])
 def test_limits_hold_the_truth_and_bound_it_at_extreme_means(base, ratio):
     n = 20_000
-    wealth = effect.update(effect.start(), [Cell(0.5, n, base * n, n, base * ratio * n)], base)
-    lower, upper = effect.limits(wealth, 0.05)
+    lower, upper = limits((0.5, n, base * n, n, base * ratio * n), base)
     assert lower < ratio - 1 < upper
     assert (1 + upper) / (1 + lower) < 2.2
 
 
 def test_ends_are_rejected_points_of_the_grid():
-    wealth = effect.update(effect.start(), [Cell(0.5, 5_000, 1_000, 5_000, 1_100)], 0.2)
-    lower, upper = effect.limits(wealth, 0.05)
+    row = (0.5, 5_000, 1_000, 5_000, 1_100)
+    lower, upper = limits(row, 0.2)
     ratios = effect.RATIOS
     for end, beyond in ((lower, ratios <= 1 + lower), (upper, ratios >= 1 + upper)):
         assert np.abs(ratios - 1 - end).min() < 1e-12
         assert beyond.any()
-    assert effect.limits(wealth, 1e-9)[0] < lower
-    assert effect.limits(wealth, 1e-9)[1] > upper
+    assert limits(row, 0.2, 1e-9)[0] < lower
+    assert limits(row, 0.2, 1e-9)[1] > upper
 
 
 def test_lift_grid_is_even_in_both_directions_and_fine_near_no_effect():
@@ -103,3 +81,28 @@ def test_band_of_an_arm_is_where_the_mixture_has_not_won(n, s):
 
 def test_band_of_an_arm_without_units_is_none():
     assert effect.arm_interval(0, 0, 0.05) is None
+
+
+def test_bands_of_many_arms_are_those_of_each():
+    n, s = np.array([[0.0, 7.0], [1e7, 40.0]]), np.array([[0.0, 2.0], [3e3, 12.5]])
+    found = effect.arm_intervals(n, s, 0.01)
+    assert found[0, 0].tolist() == [0.0, 1.0]
+    for i in np.ndindex(2, 2):
+        if n[i]:
+            assert found[i] == pytest.approx(effect.arm_interval(n[i], s[i], 0.01), rel=1e-12)
+
+
+def test_cells_wait_for_the_grid_and_come_with_the_guess_of_before_them():
+    guesses = [np.array([0.2 + 0.001 * i]) for i in range(5)]
+    first = cells((0.5, 500, 100, 500, 90))
+    lift = effect.observed(effect.start(1), first, 0.05, before=guesses[0], after=guesses[0])
+    expected = sequential.gains(effect.BOOK, first, guesses[0])
+    for i in range(4):
+        part = cells((0.5, 6, 1, 6, 0), stratum=[i])
+        lift = effect.observed(lift, part, 0.05, before=guesses[i], after=guesses[i + 1])
+        if i % 2:  # 12 of 1 000 wait, then 24 are bet on
+            both = cells((0.5, 12, 2, 12, 0))
+            expected = expected + sequential.gains(effect.BOOK, both, guesses[i - 1])
+        assert len(lift.cells) == (i + 1) % 2
+        assert np.abs(lift.log_wealth - expected).max() <= 1e-9
+    assert lift.limits == pytest.approx(effect.limits(expected, 0.05))

@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import hypergeom
+from scipy.stats import CensoredData, hypergeom, logrank
 
 from controller.core.estimate import risk
-from controller.core.estimate.restart import KEPT
+from controller.core.estimate.restart import KEPT, STEP
 from controller.core.estimate.risk import Risk, log_harm, new_step, observe, start
 from controller.core.model import Flow
 from controller.ledger import codec
@@ -45,7 +45,7 @@ def events(*counts, stratum=0, time=0.0):
 
 def bets(state):
     """What each bet made of 1, (C, K)."""
-    return np.exp(state.log_wealth)
+    return np.exp(state.wealth.log_wealth)
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +90,38 @@ def test_mean_is_one_over_all_orders_in_which_events_can_come():
     assert total / len(orders) == pytest.approx(1.0, abs=1e-12)
 
 
+def test_score_and_information_at_equal_hazards_are_those_of_scipys_log_rank_test():
+    # log e = S x - I x^2 / 2 + ... in x = log(theta), with z = S / sqrt(I) where nothing is tied.
+    rng = np.random.default_rng(5)
+    dies = [rng.exponential(1.0, 60), rng.exponential(1.4, 40)]
+    leaves = [rng.uniform(0.2, 2.0, len(d)) for d in dies]
+    order = sorted(
+        (min(d, c), arm, d <= c)
+        for arm in (0, 1)
+        for d, c in zip(dies[arm], leaves[arm], strict=True)
+    )
+    state = observe(start(1, None), entered(60, 40))
+    for _, arm, is_event in order:
+        part = [0, 0]
+        part[arm] = 1
+        gone = flow(*((0, a, 0.0, 0, 0, n, 0) for a, n in enumerate(part)))
+        state = observe(state, events(*part) if is_event else gone)
+    x, y = state.log_thetas[:4], state.wealth.log_wealth[0, :4]
+    score, half = np.linalg.solve(np.stack([x, x**2, x**3, x**4], axis=1), y)[:2]
+    data = [
+        CensoredData.right_censored(np.minimum(d, c), d > c)
+        for d, c in zip(dies, leaves, strict=True)
+    ]
+    z = logrank(data[1], data[0]).statistic
+    assert score / np.sqrt(-2.0 * half) == pytest.approx(z, abs=1e-3)
+
+
+def test_a_micro_batch_without_rows_changes_nothing():
+    state = observe(observe(start(1, None), entered(30, 10)), events(3, 0))
+    empty = Flow(*(getattr(events(1, 0), name)[:0] for name in Flow.__slots__))
+    assert codec.encode(observe(state, empty)) == codec.encode(state)
+
+
 def test_hazards_that_change_with_age_do_not_matter():
     # Four units enter one after the other, in two micro-batches, and always have their event in
     # the order of entry: given one of each arm per pair, all four orders are equally likely.
@@ -125,15 +157,15 @@ def test_events_of_a_cohort_that_fills_wait_for_its_counts(monkeypatch):
     assert log_harm(state) == pytest.approx([0.0], abs=1e-12)
     state = observe(state, entered(5, 5, time=1.0))
     at_once = observe(observe(start(1, None), entered(15, 15)), events(2, 0))
-    assert state.log_wealth == pytest.approx(at_once.log_wealth, abs=1e-12)
-    assert state.at_risk.tolist() == [[9.0, 8.0]]
+    assert state.wealth.log_wealth == pytest.approx(at_once.wealth.log_wealth, abs=1e-12)
+    assert state.units[..., 0].tolist() == [[9.0, 8.0]]
 
 
 def test_who_lapsed_is_no_longer_at_risk_after_the_events_of_the_same_batch():
     state = observe(start(1, None), entered(20, 20))
     both = observe(state, flow((0, 0, 0.0, 0, 1, 10, 0), (0, 1, 0.0, 0, 0, 0, 0)))
-    assert both.log_wealth == pytest.approx(observe(state, events(1, 0)).log_wealth)
-    assert both.at_risk.tolist() == [[9.0, 20.0]]
+    assert both.wealth.log_wealth == pytest.approx(observe(state, events(1, 0)).wealth.log_wealth)
+    assert both.units[..., 0].tolist() == [[9.0, 20.0]]
 
 
 def test_a_new_candidate_starts_at_one_and_learns_as_if_alone():
@@ -150,7 +182,7 @@ def _later(*counts):
 
 
 def test_restarts_are_worth_their_stakes():
-    # E = w E + (1 - w) (sum_j E^(start j) / (j (j + 1)) + cash), written out for two starts.
+    # E = w E + (1 - w) (sum over starts of their stake E^(start) + cash), for two steps.
     parts = [events(0, 3, time=0.0), events(5, 0, time=0.0), events(8, 1, time=0.0)]
     state = observe(start(1, 0.2), entered(100, 100))
     weights = np.exp(state.log_weights)
@@ -160,9 +192,9 @@ def test_restarts_are_worth_their_stakes():
         gains.append(bets(alone)[0])
         at_risk = [n - int(d) for n, d in zip(at_risk, part.events, strict=True)]
     expected = KEPT * (weights * gains[0] * gains[1] * gains[2]).sum()
-    expected += (1 - KEPT) * (weights * gains[1] * gains[2]).sum() / 2
-    expected += (1 - KEPT) * (weights * gains[2]).sum() / 6
-    expected += (1 - KEPT) / 3
+    expected += (1 - KEPT) * STEP * (weights * gains[1] * gains[2]).sum()
+    expected += (1 - KEPT) * (1 - STEP) * STEP * (weights * gains[2]).sum()
+    expected += (1 - KEPT) * (1 - STEP) ** 2
     for step, part in enumerate(parts):
         state = observe(state if step == 0 else new_step(state), part)
     assert math.exp(log_harm(state)[0]) == pytest.approx(expected, rel=1e-12)
@@ -213,8 +245,8 @@ def test_wealth_equals_the_formula_summed_over_the_log():
             batch.stratum, batch.arm, batch.events, batch.lapsed, strict=True
         ):
             at_risk[epoch][arm] -= d + lapsed
-    assert np.abs(state.log_wealth).max() > 1.0
-    assert state.log_wealth[0] == pytest.approx(log_wealth, abs=1e-9)
+    assert np.abs(state.wealth.log_wealth).max() > 1.0
+    assert state.wealth.log_wealth[0] == pytest.approx(log_wealth, abs=1e-9)
 
 
 def test_rows_may_come_in_any_order_and_in_parts():
@@ -224,7 +256,7 @@ def test_rows_may_come_in_any_order_and_in_parts():
         left = observe(left, batch)
         order = shuffled.permutation(len(batch.arm))
         right = observe(right, Flow(*(getattr(batch, name)[order] for name in Flow.__slots__)))
-    assert left.log_wealth == pytest.approx(right.log_wealth, abs=1e-9)
+    assert left.wealth.log_wealth == pytest.approx(right.wealth.log_wealth, abs=1e-9)
     assert left.key.tolist() == right.key.tolist()
 
 
@@ -245,5 +277,5 @@ def test_events_whose_set_is_over_say_nothing():
     gone = flow((0, 0, 0.0, 0, 0, 10, 10), (0, 1, 0.0, 0, 0, 10, 10))
     state = observe(state, gone)
     after = observe(state, events(5, 0, time=0.0))
-    assert after.log_wealth.tolist() == state.log_wealth.tolist()
+    assert after.wealth.log_wealth.tolist() == state.wealth.log_wealth.tolist()
     assert len(after.key) == 1

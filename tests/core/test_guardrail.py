@@ -25,7 +25,7 @@ def test_proof_begins_where_ville_allows_it(alpha):
 def test_the_ways_to_fail_spend_the_level_once(alpha, is_binary, n_rewards):
     rewards = [guard("reward", f"event {i}") for i in range(n_rewards)]
     seen = evidence(guards=(guard("error_rate"), guard("latency", "p99"), *rewards))
-    ways = harm(situation(case={"is_binary": is_binary}), seen, alpha)
+    ways = harm(situation(case={"has_fast_path": is_binary}), seen, alpha)
     assert len(ways) == 3 + is_binary + n_rewards
     assert sum(way.alpha for way in ways) == pytest.approx(alpha)
 

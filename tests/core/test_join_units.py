@@ -16,7 +16,7 @@ TICKS = range(0, 100, 1)
 def seen(time, request, level, *, candidate=False, unit=5, **more):
     """An exposure under a share; stratum and arm tell which one it was."""
     more = {"arm": int(candidate), "is_candidate": candidate} | more
-    return exposure(time, request, unit=unit, level=level, **more)
+    return replace(exposure(time, request, unit=unit), level=level, **more)
 
 
 def entries(events, rule=UNITS, clocks=TICKS):
@@ -56,6 +56,12 @@ def test_unit_whose_window_is_still_open_is_left_out_at_that_level_for_good():
 def test_left_out_unit_that_got_the_candidate_never_enters_again():
     events = [seen(0, 1, 500), seen(4, 2, 2_500, candidate=True), seen(40, 3, 5_000)]
     assert entries(events) == [(0.0, 0)]
+
+
+@pytest.mark.parametrize("candidate", [False, True])
+def test_unit_seen_under_an_unknown_split_never_enters_again_whoever_answered(candidate):
+    unknown = seen(10, 2, 0, candidate=candidate, stratum=-1, in_rollout=False)
+    assert entries([seen(0, 1, 500), unknown, seen(20, 3, 2_500)]) == [(0.0, 0)]
 
 
 def test_exposure_outside_the_rollout_uses_its_level_up_but_only_after_the_unit_entered():

@@ -99,7 +99,7 @@ def test_each_way_to_roll_back_has_its_share_of_the_level_that_the_policy_allows
             seen = {"guards": (*used[:name], changed, *used[name + 1 :])}
         else:
             seen[name] = log_e
-        return verdict(case={"is_binary": is_binary}, **seen)[0] is Verdict.ROLL_BACK
+        return verdict(case={"has_fast_path": is_binary}, **seen)[0] is Verdict.ROLL_BACK
 
     shares = {0: 3, 1: 2, 2: 2, "log_harm_fast": 2, "log_harm": 3}
     for name, share in shares.items():

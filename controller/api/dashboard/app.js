@@ -166,6 +166,11 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden) views.forEach((_, model) => { loadHistory(model); loadExplanation(model); });
 });
 
+// A page that a browser keeps for its back button must not keep one of the few connections that it
+// allows to a host.
+addEventListener("pagehide", () => source?.close());
+addEventListener("pageshow", (event) => { if (event.persisted) connect(); });
+
 connect();
 loadRouter();
 setInterval(loadRouter, ROUTER_MS);

@@ -17,6 +17,8 @@ const COLUMNS = [
   ["bar", "Interval"],
 ];
 
+const WHY = () => h("h3", {}, "Why ", h("small", {}, "evidence on its way to the threshold; equal steps of a bar are equal proof"));
+
 export class ModelView {
   // `ask` gives a document of the API below the model, null where it could not be had.
   constructor(model, isOpen, ask) {
@@ -92,7 +94,16 @@ export class ModelView {
 
   setExplanation(explained) {
     const parts = explained.conditions.length ? explain(explained, this.colour, { arms: false }) : [];
-    this.why.replaceChildren(...(parts.length ? [h("h3", {}, "Why"), h("p", { class: "because" }, this.#because(explained)), ...parts] : []));
+    this.why.replaceChildren(...(parts.length ? [WHY(), h("p", { class: "because" }, this.#because(explained)), this.#figures(explained), ...parts] : []));
+  }
+
+  // What a bandit and a cap add to the table of arms.
+  #figures({ candidates }) {
+    const best = candidates.filter((one) => one.p_best != null)
+      .map((one) => `${one.arm} is best with ${format.part(one.p_best)}, expected loss ${format.part(one.loss)}`);
+    const capped = candidates.filter((one) => one.capped > 0)
+      .map((one) => `${format.part(one.capped)} of the outcomes of ${one.arm} and ${this.report.champion} capped`);
+    return h("p", { class: "facts" }, [...best, ...capped].map((fact) => h("span", {}, fact)));
   }
 
   // What it waits for, in words; that is the sentence where no condition is the reason.
@@ -101,7 +112,7 @@ export class ModelView {
     const waits = conditions.filter((row) => row.holds);
     if (!waits.length) return [verdictWord, `: ${reason}`];
     const said = waits.map((row) => (candidates.length > 1 && row.then !== "hold" ? `${row.name} (${row.candidate})` : row.name));
-    const words = waits.every((row) => row.then === "hold") ? ": held by " : ": waits for the proof of ";
+    const words = waits.every((row) => row.then === "hold") ? ": held by " : ": yet to be proven: ";
     return [verdictWord, words, said.join(", ")];
   }
 

@@ -33,31 +33,33 @@ function progress({ evidence, threshold, reached }) {
 
 function ahead(row) {
   if (row.reached) return "reached";
-  if (row.then !== "promote" || row.requests_left === undefined) return "not reached";
+  if (row.then !== "promote" || row.requests_left === undefined) return "";
   if (row.requests_left == null) return "not in sight";
   return `≈ ${format.compact(row.requests_left)} requests left`;
 }
 
-function condition(row, name, swatch) {
+function condition(row) {
   const of = `${format.evidence(row.evidence)} of ${format.evidence(row.threshold)}`;
   const meter = h("span", {
     class: "meter", role: "meter", "aria-label": row.name, "aria-valuemin": 0, "aria-valuemax": 100,
-    "aria-valuenow": Math.round(100 * progress(row)), "aria-valuetext": `evidence ${of}, ${ahead(row)}`,
+    "aria-valuenow": Math.round(100 * progress(row)), "aria-valuetext": `evidence ${of}, ${ahead(row) || "not reached"}`,
   }, h("span"));
   meter.firstChild.style.width = `${(100 * progress(row)).toFixed(1)}%`;
   return h("li", { class: "condition", "data-then": row.then, "data-reached": Boolean(row.reached) },
-    h("span", { class: "what" }, swatch, name, row.holds ? h("b", { class: "waits" }, "waits for this") : null),
+    h("span", { class: "what" }, row.name, row.holds ? h("b", { class: "waits" }, "waits for this") : null),
     h("span", { class: "of" }, of),
     meter,
-    h("span", { class: "left" }, ahead(row)));
+    ahead(row) ? h("span", { class: "left" }, ahead(row)) : null);
 }
 
-function group([then, title, when], rows, swatches) {
-  const mine = rows.filter((row) => row.then === then);
-  if (!mine.length) return null;
+// The conditions of one purpose; of several candidates, those of each below its name.
+function group([then, title, when], rows, named) {
+  const mine = Map.groupBy(rows.filter((row) => row.then === then), (row) => row.candidate);
+  if (!mine.size) return null;
+  if (mine.size > 1) when = `a candidate, ${when}`;
   return h("div", { class: "purpose", "data-then": then },
     h("h4", {}, title, " ", h("small", {}, when)),
-    h("ul", {}, mine.map((row) => condition(row, row.name, swatches(row.candidate)))));
+    [...mine].map(([candidate, its]) => [named(candidate), h("ul", {}, its.map(condition))]).flat());
 }
 
 function seen(guard) {

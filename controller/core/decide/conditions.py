@@ -120,7 +120,7 @@ def harm(situation: Situation, seen: CandidateEvidence, alpha: float) -> tuple[C
     arm = seen.candidate.arm
     ways: list[tuple[str, str, float, GuardEvidence | None]]
     ways = [("reward_harm", "worse reward, outcomes that are final", seen.log_harm, None)]
-    if situation.is_binary:
+    if situation.has_fast_path:
         ways.append(("reward_fast", "worse reward, as it comes in", seen.log_harm_fast, None))
     ways += [
         (GUARD_CAUSES[guard.metric], f"more than allowed: {named(guard)}", guard.log_worse, guard)

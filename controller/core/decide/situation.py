@@ -19,6 +19,8 @@ class Situation:
     is_last    whether this stage's success promotes
     is_minimised  whether less of the reward is better
     is_binary  whether the reward is yes or no
+    has_fast_path  whether rewards may be judged as they come: the reward is yes or no, and the
+               policy does not allow for forged ones, of which that test knows nothing
     min_units  units of a candidate without which it is not promoted
     best       P(best) of the champion and of each live candidate, in the rollout's order; with a
                bandit only
@@ -35,6 +37,7 @@ class Situation:
     is_last: bool
     is_minimised: bool = False
     is_binary: bool = True
+    has_fast_path: bool = True
     min_units: int = 1
     best: tuple[float, ...] = ()
     segments: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

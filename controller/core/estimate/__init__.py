@@ -13,7 +13,7 @@ Nothing here decides: thresholds, shares of alpha and stages belong to `decide`.
 The rooms, from the bottom: `moments` counts; `book` lists nulls and bets; `sequential` makes an
 e-value of a coin and `betting` of an amount; `restart` keeps the wealth; `game` and `purse` spell
 the order for one metric, `reward` and `latency` for those that are made of more; `effect` sizes;
-`evidence` and `growth` tell. `risk` is the fast path of late rewards, `bandit` steers, `health`
+`findings` and `forecast` tell. `risk` is the fast path of late rewards, `bandit` steers, `health`
 asks whether the data can be trusted.
 """
 
@@ -25,12 +25,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from controller.core.estimate import bandit, game, latency, moments, purse, reward, risk, rivals
-from controller.core.estimate import evidence as telling
+from controller.core.estimate import bandit, findings, game, latency, moments, reward, risk, rivals
 from controller.core.estimate import health as ratios
 from controller.core.estimate import recent as week
 from controller.core.estimate.estimators import Estimators, judges
-from controller.core.estimate.growth import ebh
+from controller.core.estimate.forecast import ebh
 from controller.core.estimate.spec import EstimatorSpec, History, RewardSpec
 from controller.core.model import (
     CandidateEvidence,
@@ -161,15 +160,17 @@ def new_step(spec: EstimatorSpec, est: Estimators) -> Estimators:
     books, slow = judges(spec), est.latency
     if slow is not None:
         slow = replace(slow, game=game.new_step(latency.BOOK, slow.game)[0])
+    known, done = reward.new_step(books.reward, est.reward)
     return replace(
         est,
-        reward=reward.new_step(books.reward, est.reward),
+        reward=known,
         errors=game.new_step(books.errors, est.errors)[0],
         latency=slow,
         rewards=tuple(
-            reward.new_step(by, one) for by, one in zip(books.rewards, est.rewards, strict=True)
+            reward.new_step(by, one)[0] for by, one in zip(books.rewards, est.rewards, strict=True)
         ),
         risk=risk.new_step(est.risk),
+        outcomes=est.outcomes if done is None else ratios.update(est.outcomes, done),
     )
 
 
@@ -184,16 +185,14 @@ def observe_outcomes(
 
     time  epoch seconds of the latest
     """
-    by, arms = judges(spec).reward, cells
-    if sample is not None and not by.spec.is_binary:
-        arms = purse.arms(sample, est.candidates)
+    known, done = reward.observed(judges(spec).reward, est.reward, cells, sample)
     seen = cells if cells is not None else sample
     return replace(
         est,
-        reward=reward.observed(by, est.reward, cells, sample),
+        reward=known,
         rivals=est.rivals if cells is None else rivals.observed(spec, est.rivals, cells),
         recent=est.recent if seen is None else week.observe(est.recent, seen, time),
-        outcomes=est.outcomes if arms is None else ratios.update(est.outcomes, arms),
+        outcomes=est.outcomes if done is None else ratios.update(est.outcomes, done),
         clock=max(est.clock, time),
     )
 
@@ -203,7 +202,7 @@ def observe_reward(
 ) -> Estimators:
     """Add closed outcomes of the second reward i."""
     rewards = list(est.rewards)
-    rewards[i] = reward.observed(judges(spec).rewards[i], rewards[i], cells, sample)
+    rewards[i], _ = reward.observed(judges(spec).rewards[i], rewards[i], cells, sample)
     return replace(est, rewards=tuple(rewards))
 
 
@@ -297,7 +296,7 @@ def evidence(
 
     candidates  names of the first len(candidates) candidates of the rollout, in order of joining
     """
-    return telling.of_candidates(spec, est, champion, candidates)
+    return findings.of_candidates(spec, est, champion, candidates)
 
 
 def health(
@@ -351,4 +350,4 @@ def recent(
 
 def growth(spec: EstimatorSpec, est: Estimators, candidate: int, pi: float) -> Growth:
     """Evidence that one more unit brings for each condition of promotion, at the propensity pi."""
-    return telling.growth_of(spec, est, candidate, pi)
+    return findings.growth_of(spec, est, candidate, pi)

@@ -161,9 +161,11 @@ def _with_room(blocks: Blocks, flow: Flow) -> Blocks:
         more = ((0, 0), (0, missing), (0, 0), (0, 0))
         blocks = replace(blocks, closed=np.pad(blocks.closed, more), open=np.pad(blocks.open, more))
     cohorts = np.floor(flow.time / _cohort_width(blocks)).astype(np.int64)
-    new = np.setdiff1d(cohorts, blocks.cohort)
-    if not len(new):
+    at = np.searchsorted(blocks.cohort, cohorts)
+    new = np.append(blocks.cohort, -1)[at] != cohorts
+    if not new.any():
         return blocks
+    new = np.unique(cohorts[new])
     at = np.searchsorted(blocks.cohort, new)
     return replace(
         blocks,
@@ -180,8 +182,8 @@ def _add(blocks: Blocks, flow: Flow) -> Blocks:
     row = np.searchsorted(blocks.cohort, cohort)
     _, segments, arms, columns = blocks.open.shape
     cell = (row * segments + flow.segment + 1) * arms + flow.arm
-    size = blocks.open.size // columns
-    added = np.stack([np.bincount(cell, c, size) for c in _columns(blocks.terms, flow)], axis=1)
+    cells = (cell[:, np.newaxis] * columns + np.arange(columns)).ravel()
+    added = np.bincount(cells, _columns(blocks.terms, flow).ravel(), blocks.open.size)
     since = flow.matured * (flow.time - cohort * width)
     events = np.flatnonzero(flow.events > 0.0)
     bins = blocks.open_delays.shape[1]
@@ -195,8 +197,8 @@ def _add(blocks: Blocks, flow: Flow) -> Blocks:
     )
 
 
-def _columns(terms: Terms, flow: Flow) -> tuple[Float, ...]:
-    """The columns of `Blocks.open`: values less the default, in units of the range for coins."""
+def _columns(terms: Terms, flow: Flow) -> Float:
+    """The columns of `Blocks.open`, (m, 7)."""
     scale = terms.high - terms.low if terms.is_binary else 1.0
     default = terms.default
     early = (flow.event_value - default * flow.events) / scale
@@ -204,7 +206,9 @@ def _columns(terms: Terms, flow: Flow) -> tuple[Float, ...]:
     value = (flow.value - default * flow.closed) / scale
     square = flow.square - 2.0 * default * flow.value + default**2 * flow.closed
     square = square / scale**2
-    return flow.matured, flow.events, early, early * per_event, flow.closed, value, square
+    return np.column_stack(
+        [flow.matured, flow.events, early, early * per_event, flow.closed, value, square]
+    )
 
 
 def _close(blocks: Blocks) -> Blocks:
@@ -253,7 +257,17 @@ def _merged(blocks: Blocks, number: Int, closed: Float) -> Blocks:
 
 def best(blocks: Blocks, clock: float, segment: int | None = None) -> tuple[float, ...]:
     """The probability of each arm to be best, the champion first, for a segment or for all."""
-    arms = posteriors(blocks, clock, segment)
+    return _p_best(blocks, posteriors(blocks, clock, segment))
+
+
+def best_by_segment(blocks: Blocks, clock: float) -> tuple[tuple[float, ...], ...]:
+    """`best` of each segment that was seen, from 0: what is known of all is worked out once."""
+    pooled = _pooled(blocks, clock)
+    segments = range(blocks.open.shape[1] - 1)
+    return tuple(_p_best(blocks, _own(blocks, clock, pooled, s)) for s in segments)
+
+
+def _p_best(blocks: Blocks, arms: Means) -> tuple[float, ...]:
     if blocks.terms.is_minimised:
         arms = posterior.mirrored(arms)
     return tuple(posterior.p_best(arms).tolist())
@@ -285,17 +299,26 @@ def posteriors(blocks: Blocks, clock: float, segment: int | None = None) -> Mean
 
     The means are shares of the range for coins, differences from the default for amounts.
     """
+    pooled = _pooled(blocks, clock)
+    return pooled[0] if segment is None else _own(blocks, clock, pooled, segment)
+
+
+def _pooled(blocks: Blocks, clock: float) -> tuple[Means, Belief]:
     arms = blocks.open.shape[2]
     prior = Belief(
         mean=np.full(arms, blocks.prior_mean),
         worth=np.full(arms, STRENGTH),
         variance=blocks.prior_var,
     )
-    pooled, belief = _fit(blocks.terms, _seen(blocks, clock, None), prior)
-    if segment is None or 1 + segment >= blocks.open.shape[1]:
-        return pooled
-    own, _ = _fit(blocks.terms, _seen(blocks, clock, 1 + segment), _alike(blocks.terms, belief))
-    return own
+    return _fit(blocks.terms, _seen(blocks, clock, None), prior)
+
+
+def _own(blocks: Blocks, clock: float, pooled: tuple[Means, Belief], segment: int) -> Means:
+    """A segment's posterior; the pooled one where it was never seen."""
+    if 1 + segment >= blocks.open.shape[1]:
+        return pooled[0]
+    prior = _alike(blocks.terms, pooled[1])
+    return _fit(blocks.terms, _seen(blocks, clock, 1 + segment), prior)[0]
 
 
 def _fit(terms: Terms, seen: Seen, prior: Belief) -> tuple[Means, Belief]:
@@ -342,8 +365,7 @@ def _known(blocks: Blocks) -> Float:
     age = blocks.now - blocks.cohort * width - since
     spread = np.maximum(np.minimum(np.minimum(since, width - since), age), 1e-3 * width)
     window = blocks.terms.window_s
-    older = _integral(blocks.delays, (age + spread) / window)
-    younger = _integral(blocks.delays, (age - spread) / window)
+    older, younger = _integral(blocks.delays, np.stack([age + spread, age - spread]) / window)
     known: Float = (older - younger) * window / (2.0 * spread)
     return known
 

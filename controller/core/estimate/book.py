@@ -129,7 +129,7 @@ def reward_book(
 
 def guard_book(thetas: Float, max_increase: float) -> Book:
     """Worse than tolerated, and within what is tolerated, in this order; less is better."""
-    worse = _relative(thetas, _weights(thetas, None), shift=max_increase, side=1)
+    worse = _relative(thetas, _flat(thetas), shift=max_increase, side=1)
     if max_increase > 0.0:
         within = noninferiority(max_increase, max_increase, -1)
     else:
@@ -188,12 +188,18 @@ def _relative(thetas: Float, log_weights: Float, *, shift: float, side: int) -> 
 
 
 def _weights(thetas: Float, min_effect: float | None) -> Float:
-    """Log weights: flat, or 0.3 flat and 0.7 a bell around the effect worth detecting."""
-    flat = np.full_like(thetas, -np.log(len(thetas)))
-    if min_effect is None:
-        return flat
-    z = (np.log(np.abs(1.0 - thetas)) - np.log(min_effect)) / 0.5
+    """Log weights: a part flat, so that no effect is missed, the rest a bell around `min_effect`.
+
+    Where none is stated half is a wide bell around a fifth: against a flat one that saves a
+    twentieth of the sample for effects from 10 to 50 %, and costs as much for 3 or for 80 %.
+    """
+    middle, width, part = (0.2, 1.0, 0.5) if min_effect is None else (min_effect, 0.3, 0.8)
+    z = (np.log(np.abs(1.0 - thetas)) - np.log(middle)) / width
     bell = -0.5 * z * z
     bell = bell - np.logaddexp.reduce(bell)
-    mixed: Float = np.logaddexp(np.log(0.3) + flat, np.log(0.7) + bell)
+    mixed: Float = np.logaddexp(np.log1p(-part) + _flat(thetas), np.log(part) + bell)
     return mixed
+
+
+def _flat(thetas: Float) -> Float:
+    return np.full_like(thetas, -np.log(len(thetas)))

@@ -3,8 +3,8 @@
 Rates are beta_b rho_k and amounts beta_b + delta_k, with a beta of its own for each block b of
 exposure time: a drift common to all arms goes into beta, and moves nothing.
 
-Where nothing drifts, free betas throw away what blocks with different shares say together: a
-fifth of the information in a bandit, and a quarter more regret. So betas are drawn to each other as
+Where nothing drifts, free betas throw away what blocks with different shares say together, which
+costs a bandit a quarter more regret. So betas are drawn to each other as
 much as they are alike: they have a Gamma (normal) distribution over blocks with the variance tau^2
 that the blocks themselves show beyond chance (DerSimonian & Laird 1986), plus its standard error,
 so that little is shared before steadiness is proven. Integrated out, beta leaves the likelihood
@@ -102,7 +102,7 @@ def _standardised(n: Float, events: Float, left: Float) -> tuple[Float, Float]:
     n, events are (R, A), and every arm has events in the first block, the prior.
     """
     counts = events.sum(axis=0)
-    log_rate, information = _log_rates(n, events, np.zeros(len(counts)))
+    log_rate, information = _log_rates(n, events, np.log(counts / n.sum(axis=0)))
     expected = (n[1:] @ np.exp(log_rate)) / left
     seen = events[1:].sum(axis=1) / left
     if seen.any() and expected.any():
@@ -124,17 +124,20 @@ def _log_rates(n: Float, events: Float, log_rate: Float) -> tuple[Float, Float]:
 
     By Newton's method from `log_rate`; rates are known up to a factor, which stays what it was.
     """
-    per_block, per_arm = events.sum(axis=1), events.sum(axis=0)
+    per_block, per_arm = events.sum(axis=1, keepdims=True), events.sum(axis=0)
+    arms = len(log_rate)
     for _ in range(_NEWTON_STEPS):
-        expected = n * np.exp(log_rate)
-        total = expected.sum(axis=1, keepdims=True)
-        share = np.divide(expected, total, out=expected, where=total > 0.0)
-        weighted = per_block[:, np.newaxis] * share
+        share = n * np.exp(log_rate)
+        total = share.sum(axis=1, keepdims=True)
+        np.divide(share, total, out=share, where=total > 0.0)
+        weighted = per_block * share
         fitted = weighted.sum(axis=0)
-        information = np.diag(fitted) - share.T @ weighted
-        step = np.linalg.solve(information + fitted.mean(), per_arm - fitted)
-        log_rate = log_rate + np.clip(step, -1.0, 1.0)
-        if np.abs(step).max() < _CONVERGED:
+        information = -(share.T @ weighted)
+        information.flat[:: arms + 1] += fitted
+        step = np.linalg.solve(information + fitted.sum() / arms, per_arm - fitted)
+        largest = float(np.abs(step).max())
+        log_rate = log_rate + step * min(1.0, 1.0 / largest if largest > 0.0 else 1.0)
+        if largest < _CONVERGED:
             break
     return log_rate, information
 
@@ -178,8 +181,8 @@ def amounts(seen: Seen, prior: Belief) -> tuple[Means, Belief]:
         mean, level, information = _least_squares(
             np.column_stack([reference, n]), np.column_stack([0.0 * reference, s])
         )
-        rest = _rest(outcomes, mean[1:], level)
-        mean, information = mean[1:] - mean[0], information[1:, 1:]
+        level, mean, information = level + mean[0], mean[1:] - mean[0], information[1:, 1:]
+        rest = _rest(outcomes, mean, level)
     else:
         mean = prior.mean
     worth = _honest(units, information)

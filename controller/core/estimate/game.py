@@ -13,8 +13,12 @@ the traffic on average. What the wait must not delay is a catastrophe. So it als
 candidate's waiting trials are worse than expected by `_ALARM` standard deviations.
 
 Invariant: whether the wait is over depends on what has been observed only, never on what comes; the
-bets were fixed before. So what is shown is the gambler's wealth at some earlier times, a part of
-the path that Ville's inequality bounds as a whole. In the first hundred units nothing waits.
+bets were fixed before. So the wealth with all that waits bet on is a test martingale, and what is
+shown is its value at some earlier times: a part of the path that Ville's inequality bounds as a
+whole, alpha for alpha. (The mean of what is *shown* at a fixed time is at most 1 for promotion, but
+not for harm, because alarms choose the moments at which harm is looked at. So thresholds may be
+set on harm, averages of it over separate games may not be taken.) In the first hundred units
+nothing waits.
 
 Rejected: a wait by the clock (events have no say in it, and a fast model waits for too much).
 """
@@ -140,8 +144,7 @@ def new_epoch(game: Game) -> Game:
 def new_step(book: Book, game: Game) -> tuple[Game, Cells | None]:
     """The game at a start of its restarts, and the cells that were bet on before it."""
     game, cells = settled(book, game)
-    everyone = np.ones(len(game.log_mixed), np.bool_)
-    wealth = restart.restarted(game.wealth, everyone)
+    wealth = restart.stepped(game.wealth)
     return replace(game, wealth=wealth, log_mixed=restart.log_mixed(book, wealth)), cells
 
 

@@ -79,11 +79,13 @@ def plug_in(
 def learned(plug: PlugIn, cells: Cells) -> PlugIn:
     """Add the champion's trials of cells that have been bet on.
 
-    Each candidate's cell repeats the champion's trials beside it: one per stratum and bin counts.
+    Cells come by candidate (see `merged`), and each candidate's repeat the champion's trials beside
+    it: those of one candidate per stratum and bin count.
     """
     if len(cells.candidate) > 1:
         place = cells.stratum * len(plug.n) + cells.bin
-        cells = taken(cells, np.unique(place, return_index=True)[1])
+        _, first, group = np.unique(place, return_index=True, return_inverse=True)
+        cells = taken(cells, np.flatnonzero(cells.candidate == cells.candidate[first][group]))
     return replace(
         plug,
         n=plug.n + np.bincount(cells.bin, cells.n0, len(plug.n)),

@@ -110,8 +110,7 @@ def with_candidate(rule: Rule, purse: Purse) -> Purse:
 def new_step(rule: Rule, purse: Purse) -> tuple[Purse, Cells | None]:
     """The purse at a start of its restarts, and counts of what was bet on before it."""
     purse, cells = settled(rule, purse)
-    everyone = np.ones(len(purse.log_mixed), np.bool_)
-    wealth = restart.restarted(purse.wealth, everyone)
+    wealth = restart.stepped(purse.wealth)
     mixed = restart.log_mixed(rule.book, wealth)
     return replace(purse, wealth=wealth, log_mixed=mixed), cells
 
@@ -227,19 +226,6 @@ def _counts(sample: Sample) -> Float:
             sample.value @ own,
         ]
     )
-
-
-def arms(sample: Sample, candidates: int) -> Cells:
-    """How many units each arm has at each propensity; values are left out."""
-    blank = replace(
-        sample,
-        pi=_widened(sample.pi, candidates),
-        bin=np.zeros_like(sample.bin),
-        stratum=np.zeros_like(sample.stratum),
-        value=np.zeros_like(sample.value),
-    )
-    nothing = Guess(np.zeros(1), 0.0, 0.0, 0.0)
-    return _cells(betting.units(blank, nothing))
 
 
 def _cells(rows: Units) -> Cells:

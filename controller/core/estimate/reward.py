@@ -127,25 +127,30 @@ def new_epoch(reward: Reward) -> Reward:
     return replace(reward, purse=replace(reward.purse, epochs=reward.purse.epochs + 1))
 
 
-def new_step(by: Judge, reward: Reward) -> Reward:
-    """At a start of the restarts."""
+def new_step(by: Judge, reward: Reward) -> tuple[Reward, Cells | None]:
+    """At a start of the restarts; and the cells that were bet on before it, if any waited."""
     if reward.game is not None:
-        played, cells = game.new_step(by.book, reward.game)
-        return _sized(by, reward, replace(reward, game=played), cells)
+        played, done = game.new_step(by.book, reward.game)
+        return _sized(by, reward, replace(reward, game=played), done), done
     assert reward.purse is not None
-    kept, cells = purse.new_step(by.rule, reward.purse)
-    return _sized(by, reward, replace(reward, purse=kept), cells)
+    kept, done = purse.new_step(by.rule, reward.purse)
+    return _sized(by, reward, replace(reward, purse=kept), done), done
 
 
-def observed(by: Judge, reward: Reward, cells: Cells | None, sample: Sample | None) -> Reward:
-    """Add units: `cells` of a yes or no, a `sample` of an amount; None or empty: nothing new."""
+def observed(
+    by: Judge, reward: Reward, cells: Cells | None, sample: Sample | None
+) -> tuple[Reward, Cells | None]:
+    """Add units: `cells` of a yes or no, a `sample` of an amount; None or empty: nothing new.
+
+    Gives the cells that were bet on now, too, if the wait is over.
+    """
     if reward.game is not None and cells is not None and len(cells.pi):
         played, done = game.observed(by.book, reward.game, cells)
-        return _sized(by, reward, replace(reward, game=played), done)
+        return _sized(by, reward, replace(reward, game=played), done), done
     if reward.purse is not None and sample is not None and len(sample.value):
         kept, done = purse.observed(by.rule, reward.purse, sample)
-        return _sized(by, reward, replace(reward, purse=kept), done)
-    return reward
+        return _sized(by, reward, replace(reward, purse=kept), done), done
+    return reward, None
 
 
 def _sized(by: Judge, before: Reward, after: Reward, cells: Cells | None) -> Reward:
@@ -200,10 +205,3 @@ def share_cut(reward: Reward) -> float:
     if reward.purse is None or reward.purse.cut[0] <= 0.0:
         return 0.0
     return reward.purse.cut[1] / reward.purse.cut[0]
-
-
-def starts(reward: Reward) -> int:
-    """How often its bets have begun again."""
-    played = reward.game if reward.game is not None else reward.purse
-    assert played is not None
-    return int(played.wealth.starts.max())

@@ -31,8 +31,8 @@ binomial in convex order (Hoeffding 1963, theorem 4), so the mean of e is lower 
 Sets are dropped when all of their exposures have closed, or nobody is left in them: cost and
 size follow what is open, not the length of the history.
 
-Late regressions are found by the mixture of `restart`: bets start anew at each ramp step, and when
-the units that entered have grown by `GROWN` since the last start.
+Late regressions are found by the mixture of `restart`: bets start anew at each ramp step, and as
+the units that entered grow.
 
 Rejected: an event against the units of its whole stratum (too bold, above); events against the
 propensity alone (exact as well, but it wastes the factor above in sample); the ratio of rewards to
@@ -45,8 +45,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from controller.core.estimate import book
-from controller.core.estimate.restart import FIRST, GROWN, KEPT
+from controller.core.estimate import book, restart
+from controller.core.estimate.restart import Wealth
 from controller.core.model import Float, Flow, Int
 
 COHORTS = 64
@@ -63,57 +63,40 @@ class Risk:
     """Units at risk and the wealth of the bets; C candidates, K bets, S sets, in order of `key`.
 
     key            (S,) int64, cohort * 2^32 + stratum, rising; the last cohort may be filling
-    at_risk        (S, 1 + C) float64, units without an event, the champion's first
-    waiting        (S, 1 + C) float64, of these, those with an event that is not scored yet
-    leaving        (S, 1 + C) float64, of these, those who lapsed and are not taken out yet
+    units          (S, 1 + C, 3) float64, the champion's first: units at risk; of these, those with
+                   an event that is not scored yet, and those who lapsed and are not taken out yet
     ends           (M,) float64, latest exposure time in each full cohort from `first` on
     first, cohort  numbers of the oldest cohort that is kept, and of the one that fills
     filled         units in the cohort that fills
     latest         latest exposure time seen
-    log_wealth     (C, K) float64, of bets since the beginning
-    log_restarted  (C, K) float64, of all stakes placed since, together; -inf: none
-    starts         (C,) int64, stakes placed
-    entered        units that entered; `started`: at the last start
+    wealth         of the bets; its trials are units that entered
     log_thetas, log_weights  (K,) float64, the bets
     """
 
     key: Int
-    at_risk: Float
-    waiting: Float
-    leaving: Float
+    units: Float
     ends: Float
     first: int
     cohort: int
     filled: float
     latest: float
-    log_wealth: Float
-    log_restarted: Float
-    starts: Int
-    entered: float
-    started: float
+    wealth: Wealth
     log_thetas: Float
     log_weights: Float
 
 
 def start(candidates: int, min_effect: float | None, *, is_minimised: bool = False) -> Risk:
     """Nobody at risk, nothing known."""
-    bets = book.harm(min_effect, 0.0, -1 if is_minimised else 1)
-    shape = (candidates, len(bets.slope))
+    bets = book.bind((book.harm(min_effect, 0.0, -1 if is_minimised else 1),))
     return Risk(
         key=np.zeros(0, np.int64),
-        at_risk=np.zeros((0, 1 + candidates)),
-        waiting=np.zeros((0, 1 + candidates)),
-        leaving=np.zeros((0, 1 + candidates)),
+        units=np.zeros((0, 1 + candidates, 3)),
         ends=np.zeros(0),
         first=0,
         cohort=0,
         filled=0.0,
         latest=-np.inf,
-        log_wealth=np.zeros(shape),
-        log_restarted=np.full(shape, -np.inf),
-        starts=np.zeros(candidates, np.int64),
-        entered=0.0,
-        started=0.0,
+        wealth=restart.start(bets, candidates),
         log_thetas=np.log(bets.slope),
         log_weights=bets.log_weights,
     )
@@ -121,80 +104,57 @@ def start(candidates: int, min_effect: float | None, *, is_minimised: bool = Fal
 
 def with_candidate(risk: Risk) -> Risk:
     """One more candidate joins; its e-value starts at 1."""
-    nobody = np.zeros((len(risk.key), 1))
-    bets = (1, len(risk.log_thetas))
+    bets = len(risk.log_thetas)
     return replace(
         risk,
-        at_risk=np.concatenate([risk.at_risk, nobody], axis=1),
-        waiting=np.concatenate([risk.waiting, nobody], axis=1),
-        leaving=np.concatenate([risk.leaving, nobody], axis=1),
-        log_wealth=np.concatenate([risk.log_wealth, np.zeros(bets)]),
-        log_restarted=np.concatenate([risk.log_restarted, np.full(bets, -np.inf)]),
-        starts=np.concatenate([risk.starts, np.zeros(1, np.int64)]),
+        units=np.pad(risk.units, ((0, 0), (0, 1), (0, 0))),
+        wealth=restart.joined(risk.wealth, restart.fresh(bets, 1, restarted=bets)),
     )
 
 
 def new_step(risk: Risk) -> Risk:
     """Place one more stake on each candidate: a ramp step or a stage begins."""
-    j = risk.starts + 1
-    stake = -np.log(j * (j + 1.0))[:, np.newaxis]
-    again = np.logaddexp(risk.log_restarted, stake)
-    return replace(risk, log_restarted=again, starts=j, started=risk.entered)
+    return replace(risk, wealth=restart.stepped(risk.wealth))
 
 
 def observe(risk: Risk, flow: Flow) -> Risk:
     """Let the units of a micro-batch enter, score its events, let units leave: in this order."""
-    if risk.entered >= max(FIRST, GROWN * risk.started):
-        risk = new_step(risk)
-    return _forget(_score(_register(_enter(risk, flow), flow)), flow)
+    return _forget(_score(_fill(_add(risk, flow), flow), flow), flow)
 
 
 def log_harm(risk: Risk) -> Float:
     """Log e-values against "not worse", of the restart mixture, (C,)."""
-    lasting = _mixed(risk, risk.log_wealth)
-    cash = -np.log1p(risk.starts)
-    recent = np.logaddexp(_mixed(risk, risk.log_restarted), cash)
-    total: Float = np.logaddexp(np.log(KEPT) + lasting, np.log1p(-KEPT) + recent)
-    return total
+    return restart.mixed(risk.log_weights, risk.wealth)
 
 
-def _mixed(risk: Risk, log_wealth: Float) -> Float:
-    mixed: Float = np.logaddexp.reduce(risk.log_weights + log_wealth, axis=1)
-    return mixed
-
-
-def _enter(risk: Risk, flow: Flow) -> Risk:
-    """Add those who matured to the cohort that fills, and close it when it is large enough."""
-    entering = np.flatnonzero(flow.matured > 0.0)
-    if not len(entering):
-        return risk
-    keys = (risk.cohort << _STRATUM_BITS) + flow.stratum[entering]
-    risk = _with_sets(risk, np.unique(keys))
-    matured = flow.matured[entering]
-    latest = max(risk.latest, float(flow.time[entering].max()))
-    at_risk = risk.at_risk + _table(
-        risk, np.searchsorted(risk.key, keys), flow.arm[entering], matured
-    )
-    filled, entered = risk.filled + float(matured.sum()), risk.entered + float(matured.sum())
-    risk = replace(risk, at_risk=at_risk, filled=filled, entered=entered, latest=latest)
-    if filled < max(SMALLEST, float(at_risk.sum()) / COHORTS):
-        return risk
-    return replace(risk, ends=np.append(risk.ends, latest), cohort=risk.cohort + 1, filled=0.0)
+def _add(risk: Risk, flow: Flow) -> Risk:
+    """Note who entered, had an event or lapsed; rows of forgotten sets say nothing more."""
+    cohort = risk.first + np.searchsorted(risk.ends, flow.time)
+    is_new = (flow.matured > 0.0) & (flow.stratum >= 0)
+    key = (np.where(is_new, risk.cohort, cohort) << _STRATUM_BITS) + flow.stratum
+    risk = _with_sets(risk, key[is_new])
+    row = np.searchsorted(risk.key, key)
+    known = np.append(risk.key, -1)[row] == key
+    columns = np.column_stack([flow.matured, flow.events, flow.lapsed])
+    cell = (row * risk.units.shape[1] + flow.arm)[:, np.newaxis] * 3 + np.arange(3)
+    added = np.bincount(cell[known].ravel(), columns[known].ravel(), risk.units.size)
+    return replace(risk, units=risk.units + added.reshape(risk.units.shape))
 
 
 def _with_sets(risk: Risk, keys: Int) -> Risk:
     """The same with empty sets for keys of the cohort that fills where there are none yet."""
-    new = keys[~np.isin(keys, risk.key[_full(risk) :])]
+    filling = risk.key[_full(risk) :]
+    new = np.unique(keys)
+    if len(filling):
+        new = new[~np.isin(new, filling)]
     if not len(new):
         return risk
-    at = np.searchsorted(risk.key, new)
-    return replace(
-        risk,
-        key=np.insert(risk.key, at, new),
-        at_risk=np.insert(risk.at_risk, at, 0.0, axis=0),
-        waiting=np.insert(risk.waiting, at, 0.0, axis=0),
-        leaving=np.insert(risk.leaving, at, 0.0, axis=0),
-    )
+    key = np.concatenate([risk.key, new])
+    units = np.concatenate([risk.units, np.zeros((len(new), *risk.units.shape[1:]))])
+    if len(filling):
+        order = np.argsort(key)
+        key, units = key[order], units[order]
+    return replace(risk, key=key, units=units)
 
 
 def _full(risk: Risk) -> int:
@@ -202,51 +162,34 @@ def _full(risk: Risk) -> int:
     return int(np.searchsorted(risk.key, risk.cohort << _STRATUM_BITS))
 
 
-def _table(risk: Risk, row: Int, arm: Int, units: Float) -> Float:
-    """Units summed per set and arm, (S, 1 + C)."""
-    sets, arms = risk.at_risk.shape
-    summed = np.bincount(row * arms + arm, units, sets * arms).astype(np.float64)
-    return summed.reshape(sets, arms)
-
-
-def _register(risk: Risk, flow: Flow) -> Risk:
-    """Note the events and those who lapsed; rows of forgotten sets say nothing more."""
-    gone = np.flatnonzero((flow.events > 0.0) | (flow.lapsed > 0.0))
-    cohort = risk.first + np.searchsorted(risk.ends, flow.time[gone])
-    key = (cohort << _STRATUM_BITS) + flow.stratum[gone]
-    row = np.searchsorted(risk.key, key)
-    known = row < len(risk.key)
-    known[known] = risk.key[row[known]] == key[known]
-    row, gone = row[known], gone[known]
-    if not len(gone):
+def _fill(risk: Risk, flow: Flow) -> Risk:
+    """Close the cohort that fills when it is large enough."""
+    more = float(flow.matured.sum())
+    if more <= 0.0:
         return risk
-    arm = flow.arm[gone]
-    return replace(
-        risk,
-        waiting=risk.waiting + _table(risk, row, arm, flow.events[gone]),
-        leaving=risk.leaving + _table(risk, row, arm, flow.lapsed[gone]),
-    )
+    filled = risk.filled + more
+    latest = max(risk.latest, float(flow.time[flow.matured > 0.0].max()))
+    if filled < max(SMALLEST, float(risk.units[..., 0].sum()) / COHORTS):
+        return replace(risk, filled=filled, latest=latest)
+    ends, cohort = np.append(risk.ends, latest), risk.cohort + 1
+    return replace(risk, ends=ends, cohort=cohort, filled=0.0, latest=latest)
 
 
-def _score(risk: Risk) -> Risk:
+def _score(risk: Risk, flow: Flow) -> Risk:
     """Bet on the events of sets that are closed for entry, then take out all who are to leave."""
-    full = _full(risk)
-    gone = risk.waiting[:full] + risk.leaving[:full]
+    full = risk.units[: _full(risk)]
+    gone = full[..., 1] + full[..., 2]
     rows = np.flatnonzero(gone.any(axis=1))
+    entered = np.bincount(flow.arm, flow.matured, risk.units.shape[1])
+    trials = entered[0] + entered[1:]
     if not len(rows):
-        return risk
-    gain = _gain(risk.log_thetas, risk.at_risk[rows], risk.waiting[rows])
-    at_risk, waiting, leaving = risk.at_risk.copy(), risk.waiting.copy(), risk.leaving.copy()
-    at_risk[:full] = np.maximum(at_risk[:full] - gone, 0.0)
-    waiting[:full] = leaving[:full] = 0.0
-    return replace(
-        risk,
-        at_risk=at_risk,
-        waiting=waiting,
-        leaving=leaving,
-        log_wealth=risk.log_wealth + gain,
-        log_restarted=risk.log_restarted + gain,
-    )
+        nothing = np.zeros_like(risk.wealth.log_wealth)
+        return replace(risk, wealth=restart.earned(risk.wealth, nothing, trials))
+    gain = _gain(risk.log_thetas, full[rows, :, 0], full[rows, :, 1])
+    units = risk.units.copy()
+    units[: len(full), :, 0] = np.maximum(full[..., 0] - gone, 0.0)
+    units[: len(full), :, 1:] = 0.0
+    return replace(risk, units=units, wealth=restart.earned(risk.wealth, gain, trials))
 
 
 def _gain(log_thetas: Float, at_risk: Float, events: Float) -> Float:
@@ -270,14 +213,8 @@ def _forget(risk: Risk, flow: Flow) -> Risk:
     over = flow.time[flow.closed > 0.0].max(initial=-np.inf)
     ended = int(np.searchsorted(risk.ends, over))
     first = risk.first + ended
-    kept = (risk.key >= first << _STRATUM_BITS) & (risk.at_risk > 0.0).any(axis=1)
-    risk = replace(risk, ends=risk.ends[ended:], first=first)
+    kept = (risk.key >= first << _STRATUM_BITS) & (risk.units[..., 0] > 0.0).any(axis=1)
     if kept.all():
-        return risk
-    return replace(
-        risk,
-        key=risk.key[kept],
-        at_risk=risk.at_risk[kept],
-        waiting=risk.waiting[kept],
-        leaving=risk.leaving[kept],
-    )
+        return replace(risk, ends=risk.ends[ended:], first=first) if ended else risk
+    units = risk.units[kept]
+    return replace(risk, key=risk.key[kept], units=units, ends=risk.ends[ended:], first=first)

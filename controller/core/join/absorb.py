@@ -14,10 +14,10 @@ from controller.core.join.refuse import Cause, Refusals
 from controller.core.join.rule import Absorbed, JoinExposures, JoinRewards, JoinRule
 from controller.core.join.store import (
     ANALYSED,
-    CANDIDATE,
     IN_ROLLOUT,
     NONE,
     SETTLED,
+    SPENDING,
     Flags,
     tally,
 )
@@ -112,7 +112,9 @@ def _flags(batch: JoinExposures, named: Bool) -> Flags:
     flags = np.where(alone, ANALYSED, np.uint8(0))
     flags |= np.where(alone | named, np.uint8(0), SETTLED)
     flags |= np.where(batch.in_rollout, IN_ROLLOUT, np.uint8(0))
-    flags |= np.where(batch.is_candidate, CANDIDATE, np.uint8(0))
+    # Under an unknown split the champion's answer tells as little of what comes as the candidate's.
+    spends = batch.is_candidate | (batch.stratum < 0)
+    flags |= np.where(spends, SPENDING, np.uint8(0))
     return flags
 
 

@@ -10,13 +10,14 @@ Whether it may is decided by what came before that exposure, because the arm tha
 not have a say:
 
     its last entry's window is over:  time > time of that entry + window
-    it was never seen in the candidate, and never entered under level 0
+    it was never seen in the candidate nor under an unknown split, nor entered under level 0
     its level, the greatest under which the champion answered it since it entered, is below b
 
 An exposure under a higher level that does not qualify (too early, or not in the rollout) uses that
-level up: the unit's arm there is known by now. An exposure by the candidate ends it for good. So
-along its exposures in order of (time, request) a unit's level only rises, 0 -> a -> b -> ..., until
-it is SPENT.
+level up: the unit's arm there is known by now. An exposure by the candidate ends it for good, and
+so does one under an unknown split, whoever answered: else only units of the candidate would be
+missing among those that enter again. So along its exposures in order of (time, request) a unit's
+level only rises, 0 -> a -> b -> ..., until it is SPENT.
 
 The rule is applied twice. By arrival, for what must be known at once (errors, sample ratio), and in
 final order once the watermark has passed, for everything else; see `table` for the columns.
@@ -31,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.join.chains import starts
-from controller.core.join.store import CANDIDATE, IN_ROLLOUT
+from controller.core.join.store import IN_ROLLOUT, SPENDING
 from controller.core.join.table import Table
 from controller.core.model import Bool, Float, Int, Key
 
@@ -43,14 +44,15 @@ SPENT: Final = -1
 class Seen:
     """Exposures of units, grouped by unit, those of a unit in order of (time, request).
 
-    unit  int64, row in the unit store
+    unit    int64, row in the unit store
+    spends  the candidate answered it, or its split is unknown
     """
 
     unit: Int
     time: Float
     level: Int
     in_rollout: Bool
-    is_candidate: Bool
+    spends: Bool
 
     @classmethod
     def of(cls, table: Table, rows: Int, unit: Int) -> Self:
@@ -62,7 +64,7 @@ class Seen:
             time=store.time[rows],
             level=level,
             in_rollout=(flags & IN_ROLLOUT) != 0,
-            is_candidate=(flags & CANDIDATE) != 0,
+            spends=(flags & SPENDING) != 0,
         )
 
     def pick(self, chosen: Int | Bool) -> Self:
@@ -126,7 +128,7 @@ def _telling(level: NDArray[np.int16], seen: Seen) -> Int:
     record = seen.level > np.maximum(before, known)
     is_first = np.zeros(at.size, np.bool_)
     is_first[first] = known[first] == 0
-    telling: Int = at[record | is_first | seen.is_candidate]
+    telling: Int = at[record | is_first | seen.spends]
     return telling
 
 
@@ -147,5 +149,5 @@ def _qualifies(known: Int, since: Float, seen: Seen, window_s: float) -> Bool:
 
 
 def _level_after(known: Int, seen: Seen) -> Int:
-    is_over = (known == SPENT) | seen.is_candidate | ((known == 0) & (seen.level <= 0))
+    is_over = (known == SPENT) | seen.spends | ((known == 0) & (seen.level <= 0))
     return np.where(is_over, SPENT, np.maximum(known, seen.level))

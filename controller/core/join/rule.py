@@ -40,7 +40,7 @@ class JoinExposures:
 
     offset, time, request, unit  as in `model.Exposures`
     arm         int64, index into the state's arms
-    stratum     int64, index into the state's strata, -1 unknown
+    stratum     int64, index into the state's strata, -1 unknown: its unit will not enter again
     in_rollout  bool, whether it belongs to the present rollout
     level       int64, basis points: the candidate's share when it was routed, where units keep
                 their place on the circle as that share grows; 0: its unit is not re-bucketed

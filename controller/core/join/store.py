@@ -45,8 +45,8 @@ SCORED: Final = np.uint8(16)
 """It is analysed and had its row in `Events`."""
 IN_ROLLOUT: Final = np.uint8(32)
 """It belongs to the rollout that was on when it was absorbed."""
-CANDIDATE: Final = np.uint8(64)
-"""Its arm is not the champion."""
+SPENDING: Final = np.uint8(64)
+"""Its unit can tell nothing after it: see `levels`."""
 
 OWN: Final = np.uint8(1)
 """The reward was joined to this very exposure; otherwise the exposure is the root of a unit, and

@@ -58,7 +58,8 @@ class Reward(Object):
     min_units: Count = 1
     """How many distinct units of a candidate must have been judged before it can be promoted."""
     contamination: Share = written("0%")
-    """The share of units whose reward may be forged without leading to a wrong verdict."""
+    """The share of units whose reward may be forged without leading to a wrong verdict. Above 0%
+    rewards are judged only once their window has closed."""
 
     @property
     def is_binary(self) -> bool:
