@@ -16,6 +16,7 @@ from controller.core.policy import UNSUPPORTED, schema
 from controller.core.policy.json_schema import phrase, resolve
 from docs.commands import CLI_PAGE, cli_page
 from docs.phases import PHASES_PAGE, phases_page
+from docs.scenarios import SCENARIOS_PAGE, scenarios_page
 
 POLICY_REFERENCE = Path(__file__).parent / "policy-reference.md"
 
@@ -109,3 +110,4 @@ if __name__ == "__main__":
     POLICY_REFERENCE.write_text(policy_reference(), encoding="utf-8")
     PHASES_PAGE.write_text(phases_page(), encoding="utf-8")
     CLI_PAGE.write_text(cli_page(), encoding="utf-8")
+    SCENARIOS_PAGE.write_text(scenarios_page(), encoding="utf-8")

@@ -14,6 +14,11 @@ from controller.core.decide.situation import for_people
 _WIDE = 140
 
 
+def number(value: float) -> str:
+    """A count or an amount: whole from a thousand on, else four digits."""
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
+
+
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
 
@@ -83,7 +88,7 @@ def _per_run(shown: dict[str, Any]) -> Table:
     }
     for key, word in words.items():
         values = shown[key]
-        numbers = [f"{values[field]:,.6g}" for field in ("mean", "p50", "p5", "p95")]
+        numbers = [number(values[field]) for field in ("mean", "p50", "p5", "p95")]
         table.add_row(word, *numbers)
     return table
 
@@ -119,6 +124,11 @@ def print_plan(shown: dict[str, Any]) -> None:
         console.print(_guardrails(shown))
     for warning in shown["warnings"]:
         typer.echo(f"\nwarning: {warning}")
+
+
+def _about(value: float) -> str:
+    """A forecast, to three digits: more would be pretence."""
+    return f"{float(f'{value:.3g}'):,.0f}"
 
 
 def _time(seconds: float | None) -> str:
@@ -161,7 +171,7 @@ def _harms(shown: dict[str, Any]) -> Table:
             _name(row),
             _share(found["half"]),
             _share(found["four_of_five"]),
-            *("-" if row[key] is None else f"{row[key]:,.3g}" for key in ("requests", "bound")),
+            *("-" if row[key] is None else _about(row[key]) for key in ("requests", "bound")),
         )
     return table
 
@@ -174,8 +184,8 @@ def _endings(shown: dict[str, Any]) -> Table:
             ending["verdict"].replace("_", " "),
             ending["cause"],
             _time(ending["seconds"]),
-            f"{ending['requests']:,.4g}",
-            f"{ending['on_candidate']:,.4g}",
+            _about(ending["requests"]),
+            _about(ending["on_candidate"]),
         )
     return table
 
@@ -183,6 +193,6 @@ def _endings(shown: dict[str, Any]) -> Table:
 def _guardrails(shown: dict[str, Any]) -> Table:
     table = _table("guardrail", "may rise by", "proven kept after", "requests at the last share")
     for row in shown["guardrails"]:
-        requests = "never" if row["requests"] is None else f"{row['requests']:,.3g}"
+        requests = "never" if row["requests"] is None else _about(row["requests"])
         table.add_row(row["name"], f"{row['max_increase']:.3g}", _time(row["seconds"]), requests)
     return table

@@ -11,7 +11,7 @@ largest get a split of their own, up to the policy's maximum, and keep it while 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,7 +20,7 @@ from controller.core import strata
 from controller.core.model import BASIS, NO_EPOCH, Bool, Exposures, Float, Int
 from controller.core.policy import Policy, Segments
 from controller.core.split import is_segment
-from controller.core.state import State
+from controller.core.state import State, evolve
 
 ENOUGH_SIGHTINGS: Final = 100
 """Exposures after which a header value is worth a split of its own."""
@@ -114,7 +114,7 @@ def _placed(
     rows, row = strata.placed(
         state.strata, epoch=epoch, segment=segment, level=level, shares=shares
     )
-    return (state if rows is state.strata else replace(state, strata=rows)), row
+    return (state if rows is state.strata else evolve(state, strata=rows)), row
 
 
 def _by_propensity(state: State, propensity: Float, arm: Int, stratum: Int) -> State:
@@ -189,4 +189,4 @@ def segmented(
     index = np.array(
         [segments.index(name) if name in segments else -1 for name in names] + [-1], np.int64
     )
-    return replace(state, sightings=dict(ranked), segments=segments), index[segment]
+    return evolve(state, sightings=dict(ranked), segments=segments), index[segment]

@@ -15,10 +15,10 @@ from controller.core import estimate, strata
 from controller.core.attribution import Attributed, rebased, rollout_arms
 from controller.core.batch import MicroBatch
 from controller.core.estimate.health import update_join_rate
-from controller.core.join import Absorbed, Closed, Joined
+from controller.core.join import Absorbed, Closed, Dropped, Joined
 from controller.core.model import Bool, Cells, Exposures, Float, Flow, Int, Outcomes, Sample
 from controller.core.policy import Policy
-from controller.core.state import State, Sums, Totals
+from controller.core.state import State, Sums, Totals, evolve
 from controller.core.strata import Strata
 
 FAILED_FROM: Final = 500
@@ -44,25 +44,41 @@ def cells_of(  # noqa: PLR0913 - columns
     s: Float,
 ) -> Cells:
     """The sums of units that all are of the rollout: `n` trials each (1 without it), `s` good."""
+    (cells,) = cells_of_each(rows, stratum=stratum, arm=arm, bin=bin, n=n, s=s[np.newaxis])
+    return cells
+
+
+def cells_of_each(  # noqa: PLR0913 - columns
+    rows: Strata,
+    *,
+    stratum: Int,
+    arm: Int,
+    bin: Int | None = None,  # noqa: A002 - the column's name
+    n: Float | None = None,
+    s: Float,
+) -> tuple[Cells, ...]:
+    """The same of several values of the same units: `s` is (values, units)."""
     n_arms = rows.shares.shape[1]
     place, local = _local(stratum, bin)
     key = local * n_arms + arm
     size = len(place) * n_arms
     trials = np.bincount(key, n, size).reshape(-1, n_arms).astype(np.float64)
-    good = np.bincount(key, s, size).reshape(-1, n_arms).astype(np.float64)
     pi = strata.pis(rows, place[:, 0])
     both = np.isfinite(pi) & (trials[:, :1] + trials[:, 1:] > 0.0)
     row, candidate = np.nonzero(both)
-    return Cells(
-        candidate=candidate,
-        stratum=place[row, 0],
-        bin=place[row, 1],
-        pi=pi[row, candidate],
-        n0=trials[row, 0],
-        s0=good[row, 0],
-        n1=trials[row, 1 + candidate],
-        s1=good[row, 1 + candidate],
-    )
+    columns = {
+        "candidate": candidate,
+        "stratum": place[row, 0],
+        "bin": place[row, 1],
+        "pi": pi[row, candidate],
+        "n0": trials[row, 0],
+        "n1": trials[row, 1 + candidate],
+    }
+    found = []
+    for value in s:
+        good = np.bincount(key, value, size).reshape(-1, n_arms).astype(np.float64)
+        found.append(Cells(**columns, s0=good[row, 0], s1=good[row, 1 + candidate]))
+    return tuple(found)
 
 
 def _local(stratum: Int, bins: Int | None) -> tuple[Int, Int]:
@@ -94,7 +110,7 @@ def count_answers(
         errors=state.totals.errors
         + np.bincount(exposures.arm[accepted & is_failed], minlength=n_arms),
     )
-    state = replace(state, totals=totals)
+    state = evolve(state, totals=totals)
     spec, estimators = state.spec, state.estimators
     if estimators is None or spec is None or not entered.any():
         return state
@@ -107,7 +123,7 @@ def count_answers(
         s=is_failed[entered].astype(np.float64),
     )
     estimators = estimate.observe_answers(spec, estimators, cells)
-    return replace(state, estimators=estimate.observe_units(spec, estimators, cells))
+    return evolve(state, estimators=estimate.observe_units(spec, estimators, cells))
 
 
 def count_latency(
@@ -122,18 +138,11 @@ def count_latency(
     state, stratum = rebased(state, attributed.stratum[rows], absorbed.base[rows])
     limits = estimate.latency_limits(spec, estimators)
     arm, ms = attributed.arm[rows], exposures.latency_ms[rows]
-    cells = tuple(
-        cells_of(
-            state.strata,
-            stratum=stratum,
-            arm=arm,
-            s=(ms > np.where(arm > 0, beyond, quantile)).astype(np.float64),
-        )
-        for quantile, beyond in limits.tolist()
-    )
+    slower = ms > np.where(arm > 0, limits[:, 1:], limits[:, :1])
+    cells = cells_of_each(state.strata, stratum=stratum, arm=arm, s=slower.astype(np.float64))
     champion = exposures.latency_ms[timed & (attributed.arm == 0)]
     estimators = estimate.observe_latency(spec, estimators, cells, champion)
-    return replace(state, estimators=estimators)
+    return evolve(state, estimators=estimators)
 
 
 def count_mirrored(state: State, micro: MicroBatch, exposures: Exposures) -> State:
@@ -158,7 +167,7 @@ def count_mirrored(state: State, micro: MicroBatch, exposures: Exposures) -> Sta
     copies, answers = failed(micro.shadows.status[rows]), failed(exposures.status[champion])
     seen = replace(rollout, shadow_answers=rollout.shadow_answers + len(copies))
     if not len(answers):
-        return replace(state, rollout=seen)
+        return evolve(state, rollout=seen)
     zero = np.zeros(1, np.int64)
     cells = Cells(
         candidate=np.array([rollout.candidates.index(candidate)]),
@@ -171,7 +180,7 @@ def count_mirrored(state: State, micro: MicroBatch, exposures: Exposures) -> Sta
         s1=np.array([float(np.count_nonzero(copies))]),
     )
     estimators = estimate.observe_shadow(state.spec, state.estimators, cells)
-    return replace(state, rollout=seen, estimators=estimators)
+    return evolve(state, rollout=seen, estimators=estimators)
 
 
 def settled(state: State, closed: Closed) -> tuple[State, Closed]:
@@ -199,12 +208,12 @@ def add_closed(policy: Policy, state: State, i: int, outcomes: Outcomes) -> Stat
         value=old.value + np.bincount(arm, outcomes.value, n_arms),
         square=old.square + np.bincount(arm, outcomes.value**2, n_arms),
     )
-    state = replace(state, sums=(*state.sums[:i], sums, *state.sums[i + 1 :]))
+    state = evolve(state, sums=(*state.sums[:i], sums, *state.sums[i + 1 :]))
     if i > 0:
         return state
     joined = float(np.count_nonzero(outcomes.joined))
     rewarded = int(np.count_nonzero(outcomes.analysed & (outcomes.joined | outcomes.scored)))
-    return replace(
+    return evolve(
         state,
         rewarded=state.rewarded + rewarded,
         join_rate=update_join_rate(
@@ -240,7 +249,7 @@ def count_outcomes(policy: Policy, state: State, i: int, outcomes: Outcomes) -> 
         estimators = estimate.observe_outcomes(spec, estimators, cells, sample, last)
     else:
         estimators = estimate.observe_reward(spec, estimators, i - 1, cells, sample)
-    return replace(state, estimators=estimators)
+    return evolve(state, estimators=estimators)
 
 
 def count_flow(policy: Policy, state: State, closed: Closed) -> State:
@@ -255,7 +264,7 @@ def count_flow(policy: Policy, state: State, closed: Closed) -> State:
     estimators = estimate.observe_flow(
         state.spec, state.estimators, flow, state.clock - policy.spec.reward.grace
     )
-    return replace(state, estimators=estimators)
+    return evolve(state, estimators=estimators)
 
 
 def _flow(state: State, rows: tuple[Int, Int, Float], **columns: Float) -> Flow:
@@ -313,7 +322,7 @@ def _stacked(parts: list[Flow]) -> Flow:
     return Flow(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
 
-def count_dropped(state: State, absorbed: Absorbed, closed: Closed) -> State:
+def count_dropped(state: State, dropped: list[Dropped], joined: Joined) -> State:
     """Feed the sample ratio of what came too late to be used, and remember what did not.
 
     Exposures are lost by chance, or not, in the proportion in which they were routed; rewards in
@@ -322,25 +331,30 @@ def count_dropped(state: State, absorbed: Absorbed, closed: Closed) -> State:
     spec, estimators = state.spec, state.estimators
     if spec is None or estimators is None or state.rollout is None:
         return state
-    joined = _by_arm(state, closed.joined)
-    state = replace(state, joined=_padded(state.joined, len(joined)) + joined)
-    dropped = [absorbed.dropped, closed.dropped]
-    if not any(len(part.arm) for part in dropped):
+    if len(joined.arm):
+        counts = _by_arm(state, joined)
+        state = evolve(state, joined=_padded(state.joined, len(counts)) + counts)
+    lost = [part for part in dropped if len(part.arm)]
+    if not lost:
         return state
-    for part in dropped:
-        arm = rollout_arms(state, part.arm)
-        is_ours = (arm >= 0) & (part.stratum >= 0) & part.is_exposure
-        rows = np.flatnonzero(is_ours)
-        if len(rows):
-            cells = cells_of(
-                state.strata, stratum=part.stratum[rows], arm=arm[rows], s=np.zeros(len(rows))
-            )
-            estimators = estimate.observe_dropped(spec, estimators, cells)
-        counts = np.bincount(arm[(arm >= 0) & ~part.is_exposure], minlength=len(joined))
-        cells = _reward_cells(state.joined, counts.astype(np.float64))
-        if len(cells.pi):
-            estimators = estimate.observe_dropped(spec, estimators, cells)
-    return replace(state, estimators=estimators)
+    for part in lost:
+        for cells in (_lost_exposures(state, part), _lost_rewards(state, part)):
+            if len(cells.pi):
+                estimators = estimate.observe_dropped(spec, estimators, cells)
+    return evolve(state, estimators=estimators)
+
+
+def _lost_exposures(state: State, part: Dropped) -> Cells:
+    arm = rollout_arms(state, part.arm)
+    rows = np.flatnonzero((arm >= 0) & (part.stratum >= 0) & part.is_exposure)
+    nothing = np.zeros(len(rows))
+    return cells_of(state.strata, stratum=part.stratum[rows], arm=arm[rows], s=nothing)
+
+
+def _lost_rewards(state: State, part: Dropped) -> Cells:
+    arm = rollout_arms(state, part.arm)
+    counts = np.bincount(arm[(arm >= 0) & ~part.is_exposure], minlength=len(state.joined))
+    return _reward_cells(state.joined, counts.astype(np.float64))
 
 
 def _by_arm(state: State, joined: Joined) -> Float:

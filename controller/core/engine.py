@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -47,7 +46,7 @@ from controller.core.observe import learn_splits, observe
 from controller.core.policy import Policy, digest
 from controller.core.record import digest as digest_of
 from controller.core.report import evidence_summary
-from controller.core.state import Said, State, with_rewards
+from controller.core.state import Said, State, evolve, with_rewards
 from controller.errors import InvariantError
 
 Move: TypeAlias = Callable[[State], tuple[State, Ruling | None]]
@@ -66,19 +65,19 @@ def step(
     decisions: list[Decision] = []
     effects: list[Effect] = []
     for micro, waiting in micro_batches(state.waiting, events):
-        state = replace(state, waiting=waiting)
+        state = evolve(state, waiting=waiting)
         if micro is None:
             continue
         state, decided, wanted = _tick(policy, state, micro)
         decisions += decided
         effects += wanted
-    return replace(state, offset=events.start + events.count), tuple(decisions), tuple(effects)
+    return evolve(state, offset=events.start + events.count), tuple(decisions), tuple(effects)
 
 
 def _tick(
     policy: Policy, state: State, micro: MicroBatch
 ) -> tuple[State, list[Decision], list[Effect]]:
-    state = replace(state, clock=max(state.clock, micro.tick.time))
+    state = evolve(state, clock=max(state.clock, micro.tick.time))
     state = learn_splits(policy, with_rewards(policy, state), micro)
     for event in micro.control:
         if isinstance(event, VersionEvent):
@@ -157,11 +156,11 @@ def _recorded(
     is_shift = moved and ruling.verdict is Verdict.HOLD and before.split.epoch > 0
     verdict = Verdict.ADVANCE if is_shift else ruling.verdict
     who = ruling.candidate or (", ".join(state.rollout.live) if state.rollout else "")
-    state = replace(state, said=Said(verdict, ruling.cause, ruling.reason, who))
+    state = evolve(state, said=Said(verdict, ruling.cause, ruling.reason, who))
     news = (state.phase.value, ruling.cause)
     if verdict is Verdict.HOLD and not moved and news == state.recorded:
         return state, None
-    state = replace(state, recorded=news, decisions=state.decisions + 1)
+    state = evolve(state, recorded=news, decisions=state.decisions + 1)
     # What led to it is what was known before: afterwards a candidate may have left.
     seen = before if before.is_judging else state
     return state, _decision(policy, state, offset, evidence_summary(policy, seen))

@@ -30,7 +30,7 @@ from controller.core.counting import (
     count_outcomes,
     settled,
 )
-from controller.core.join import Absorbed, JoinExposures, JoinRewards, JoinRule
+from controller.core.join import Absorbed, Dropped, JoinExposures, JoinRewards, JoinRule
 from controller.core.model import (
     Exposures,
     Int,
@@ -40,7 +40,7 @@ from controller.core.model import (
     SplitEvent,
 )
 from controller.core.policy import Policy, Reward
-from controller.core.state import KnownSplit, State, with_arms, with_split
+from controller.core.state import KnownSplit, State, evolve, with_arms, with_split
 from controller.core.tallies import observe_tallies
 
 
@@ -67,42 +67,57 @@ def learn_splits(policy: Policy, state: State, micro: MicroBatch) -> State:
         known = KnownSplit(event.epoch, event.time, event.weights, event.segments)
         state = with_split(state, known, grace_s=policy.spec.reward.grace)
         if event.epoch >= state.in_force_epoch:
-            state = replace(state, in_force_epoch=event.epoch, in_force=event.weights)
+            state = evolve(state, in_force_epoch=event.epoch, in_force=event.weights)
     return state
 
 
 def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tuple[Rejected, ...]]:
     """Take in a micro-batch and close what is due; gives the events that could not be used."""
-    state, exposures = _translated(state, micro.names, micro.exposures)
-    state, segment = segmented(policy, state, micro.names, exposures.segment)
-    state, attributed = attribute(policy, state, exposures, segment)
-    rewards, rejected = _named(policy, micro)
-    bins = _bins(state, exposures)
-    absorbed = []
-    for i, reward in enumerate(policy.all_rewards):
-        found = _absorb(
-            state, i, join_rule(policy, reward), (exposures, attributed, bins), rewards[i]
-        )
-        absorbed.append(found)
-        # Each joiner meets every exposure; that one is refused is said once.
-        rejected += (found.refused if i == 0 else found.refused.of_rewards()).listed()
-    state = _answered(state, exposures, attributed, absorbed[0], bins)
-    state = count_mirrored(state, micro, select(exposures, absorbed[0].accepted))
+    rejected = list(micro.rejected)
+    dropped: list[Dropped] = []
+    if len(micro.exposures.time) or len(micro.rewards.time) or len(micro.shadows.time):
+        state = _taken_in(policy, state, micro, rejected, dropped)
     for i, reward in enumerate(policy.all_rewards):
         closed = join.close(state.joins[i], join_rule(policy, reward), state.clock)
+        rejected += closed.refused.listed()
         state = add_closed(policy, state, i, closed.outcomes)
         state, closed = settled(state, closed)
         state = count_outcomes(policy, state, i, closed.outcomes)
         if i == 0:
             state = count_flow(policy, state, closed)
-            state = count_dropped(state, absorbed[0], closed)
-        rejected += closed.refused.listed()
-    state = observe_tallies(policy, state, micro)
+            state = count_dropped(state, [*dropped, closed.dropped], closed.joined)
+    if len(micro.tallies.time):
+        state = observe_tallies(policy, state, micro)
     # Only now: what is told of a unit counts from the next micro-batch on, so that it was known
     # before the arm that answers the unit could have a part in it.
-    state.covariates.learn(micro.covariates.unit, micro.covariates.value)
-    found_out = (*micro.rejected, *rejected)
-    return _counted(state, found_out), found_out
+    if len(micro.covariates.unit):
+        state.covariates.learn(micro.covariates.unit, micro.covariates.value)
+    return _counted(state, rejected), tuple(rejected)
+
+
+def _taken_in(
+    policy: Policy,
+    state: State,
+    micro: MicroBatch,
+    rejected: list[Rejected],
+    dropped: list[Dropped],
+) -> State:
+    """Give exposures and rewards to the joiners; adds to what was refused and what was lost."""
+    state, exposures = _translated(state, micro.names, micro.exposures)
+    state, segment = segmented(policy, state, micro.names, exposures.segment)
+    state, attributed = attribute(policy, state, exposures, segment)
+    rewards, unknown = _named(policy, micro)
+    rejected += unknown
+    exposed = (exposures, attributed, _bins(state, exposures))
+    first = _absorb(state, 0, join_rule(policy, policy.spec.reward), exposed, rewards[0])
+    rejected += first.refused.listed()
+    dropped.append(first.dropped)
+    for i, reward in enumerate(policy.side_rewards, 1):
+        found = _absorb(state, i, join_rule(policy, reward), exposed, rewards[i])
+        # Each joiner meets every exposure; that one is refused is said once.
+        rejected += found.refused.of_rewards().listed()
+    state = _answered(state, exposed, first)
+    return count_mirrored(state, micro, select(exposures, first.accepted))
 
 
 def _translated(
@@ -182,17 +197,17 @@ def _absorb(
 
 
 def _answered(
-    state: State, exposures: Exposures, attributed: Attributed, absorbed: Absorbed, bins: Int
+    state: State, exposed: tuple[Exposures, Attributed, Int], absorbed: Absorbed
 ) -> State:
     """Count the exposures and their errors; feed what is known as soon as an answer is."""
-    if not len(exposures.time):
-        return state
+    exposures, attributed, bins = exposed
     accepted = absorbed.accepted
-    latest = float(exposures.time[accepted].max()) if accepted.any() else state.last_exposure
+    if not accepted.any():
+        return state
     lost = int(np.count_nonzero(accepted & (attributed.stratum < 0)))
-    state = replace(
+    state = evolve(
         state,
-        last_exposure=max(state.last_exposure, latest),
+        last_exposure=max(state.last_exposure, float(exposures.time[accepted].max())),
         unattributed=state.unattributed + (lost if state.rollout else 0),
     )
     state = count_answers(state, exposures, attributed, absorbed, bins)
@@ -201,10 +216,10 @@ def _answered(
     return state
 
 
-def _counted(state: State, rejected: tuple[Rejected, ...]) -> State:
+def _counted(state: State, rejected: list[Rejected]) -> State:
     if not rejected:
         return state
     counts = dict(state.rejected)
     for event in rejected:
         counts[event.reason] = counts.get(event.reason, 0) + 1
-    return replace(state, rejected=counts)
+    return evolve(state, rejected=counts)

@@ -97,9 +97,9 @@ class Steering:
     segments: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class State:
-    """Where a model stands.
+    """Where a model stands. Without slots, so that `evolve` can copy it in one go.
 
     offset         of the next event to fold; the events in `waiting` lie before it
     clock          time of the last tick, -inf before the first
@@ -224,6 +224,17 @@ def with_arms(state: State, names: tuple[str, ...]) -> State:
             for s in state.sums
         ),
     )
+
+
+def evolve(state: State, **changes: Any) -> State:
+    """The state with these fields changed: what `replace` gives, at a tenth of its price.
+
+    A tick changes the state some twenty times, and `replace` walks over all fields each time.
+    """
+    new = object.__new__(State)
+    new.__dict__.update(state.__dict__)
+    new.__dict__.update(changes)
+    return new
 
 
 def _longer(column: Column, more: int) -> Column:

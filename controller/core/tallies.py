@@ -6,8 +6,6 @@ They take the place of the events that they count and nothing else: the same tot
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from controller.core import estimate
@@ -17,14 +15,13 @@ from controller.core.counting import cells_of
 from controller.core.estimate.health import update_join_rate
 from controller.core.model import Cells, Float, Flow, Int, Tallies
 from controller.core.policy import Policy
-from controller.core.state import State, Sums, Totals, with_arms
+from controller.core.state import State, Sums, Totals, evolve, with_arms
+from controller.core.strata import comparing
 
 
 def observe_tallies(policy: Policy, state: State, micro: MicroBatch) -> State:
     """Take in what other joiners counted in this micro-batch."""
     tallies = micro.tallies
-    if not len(tallies.time):
-        return state
     used = np.unique(tallies.arm)
     state = with_arms(state, tuple(micro.names[i] for i in used))
     translation = np.zeros(len(micro.names), np.int64)
@@ -37,8 +34,8 @@ def observe_tallies(policy: Policy, state: State, micro: MicroBatch) -> State:
     state, stratum = by_epoch(state, tallies.epoch, segment)
     arm = rollout_arms(state, arms)
     lost = float(tallies.exposures[stratum < 0].sum())
-    state = replace(state, unattributed=state.unattributed + round(lost))
-    rows = np.flatnonzero((stratum >= 0) & (arm >= 0))
+    state = evolve(state, unattributed=state.unattributed + round(lost))
+    rows = np.flatnonzero(comparing(state.strata, stratum, arm))
     if not len(rows):
         return state
     return _fed(policy, state, select(tallies, rows), stratum[rows], arm[rows])
@@ -64,7 +61,7 @@ def _added(policy: Policy, state: State, tallies: Tallies, arms: Int) -> State:
         square=old.square + by_arm(tallies.value),
     )
     joined, outcomes = float(tallies.joined.sum()), float(tallies.outcomes.sum())
-    return replace(
+    return evolve(
         state,
         totals=Totals(
             exposures=state.totals.exposures + whole(tallies.exposures),
@@ -113,4 +110,4 @@ def _fed(policy: Policy, state: State, tallies: Tallies, stratum: Int, arm: Int)
     )
     watermark = state.clock - policy.spec.reward.grace
     estimators = estimate.observe_flow(spec, estimators, flow, watermark)
-    return replace(state, estimators=estimators)
+    return evolve(state, estimators=estimators)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails
 
 from controller.core.policy.base import BROKEN_RULE
@@ -14,6 +14,20 @@ from controller.core.policy.faults import nearest
 from controller.errors import Problem
 
 _INPUT = "Input should be "
+
+
+class AsWritten(GenerateJsonSchema):
+    """Keeps only titles that we wrote: pydantic's own repeat the name of the field."""
+
+    def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        """Without the name of the class."""
+        node = super().model_schema(schema)
+        node.pop("title", None)
+        return node
 
 
 def lines_of(
@@ -28,17 +42,18 @@ def lines_of(
 def _problem(document: Document, fault: ErrorDetails, model: type[BaseModel]) -> Problem:
     path = tuple(fault["loc"])
     if fault["type"] == "extra_forbidden":
-        name, known = str(path[-1]), tuple(_properties(model, path[:-1]))
+        name, known = str(path[-1]), tuple(node_at(model, path[:-1])["properties"])
         mark = document.keys[path].start_mark
         expected = f"one of the fields {', '.join(known)}"
         near = nearest(name, known)
         return Problem(render(path), name, expected, mark.line + 1, mark.column + 1, near)
     if fault["type"] == "missing":
         return Problem(render(path), "nothing", f"the field {path[-1]}", *document.at(path[:-1]))
-    return Problem(render(path), document.found(path), _expected(fault), *document.at(path))
+    expected = _expected(fault, model, path)
+    return Problem(render(path), document.found(path), expected, *document.at(path))
 
 
-def _expected(fault: ErrorDetails) -> str:
+def _expected(fault: ErrorDetails, model: type[BaseModel], path: Path) -> str:
     context = fault.get("ctx", {})
     if fault["type"] == BROKEN_RULE:
         return str(context["expected"])
@@ -46,28 +61,30 @@ def _expected(fault: ErrorDetails) -> str:
         return str(context["error"])
     if fault["type"] == "model_type":
         return "a mapping of fields"
+    if title := node_at(model, path).get("title"):
+        return str(title)
     message = fault["msg"]
     return message.removeprefix(_INPUT) if message.startswith(_INPUT) else message
 
 
-def _properties(model: type[BaseModel], path: Path) -> Iterator[str]:
-    """The names of the fields of the object at `path`."""
-    root = model.model_json_schema()
+def node_at(model: type[BaseModel], path: Path) -> dict[str, Any]:
+    """The JSON Schema of what may stand at `path`; titles are phrases for people."""
+    root = model.model_json_schema(schema_generator=AsWritten)
     node = root
     for key in path:
-        node = _resolved(root, node)
+        node = resolved(root, node)
         node = (
             node["items"]
             if isinstance(key, int)
             else node.get("properties", {}).get(key) or node["additionalProperties"]
         )
-    yield from _resolved(root, node)["properties"]
+    return resolved(root, node)
 
 
-def _resolved(root: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+def resolved(root: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
     """The schema behind references, and without the "or null"."""
     if "$ref" in node:
-        return _resolved(root, root["$defs"][node["$ref"].rsplit("/", 1)[1]])
-    if "anyOf" in node:
-        return _resolved(root, next(n for n in node["anyOf"] if n.get("type") != "null"))
+        return resolved(root, root["$defs"][node["$ref"].rsplit("/", 1)[1]])
+    if "title" not in node and "anyOf" in node:
+        return resolved(root, next(n for n in node["anyOf"] if n.get("type") != "null"))
     return node

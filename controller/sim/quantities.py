@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from controller.core.policy.quantities import duration_s
 from controller.errors import UnderstudyError
@@ -113,9 +113,13 @@ def _or(phrase: str, read: Callable[[object], Value], value: object) -> Value:
         raise ValueError(phrase) from exc
 
 
+def _moment_phrase(whole: str) -> str:
+    return f"a duration such as 10m, or a share of {whole}, such as 30%"
+
+
 def moment_of(whole: str) -> BeforeValidator:
     """Reads a moment that may be a share of `whole`."""
-    phrase = f"a duration such as 10m, or a share of {whole}, such as 30%"
+    phrase = _moment_phrase(whole)
 
     def read(value: object) -> object:
         return value if isinstance(value, Moment) else _or(phrase, _moment, value)
@@ -142,15 +146,22 @@ def _number_or_text(text: str) -> object:
         return text
 
 
-Rate: TypeAlias = Annotated[float, BeforeValidator(rate_per_s)]
-Relative: TypeAlias = Annotated[float, BeforeValidator(relative)]
+def _titled(phrase: str) -> WithJsonSchema:
+    """What may stand there, for the reference page and for errors."""
+    return WithJsonSchema({"title": phrase})
+
+
+Rate: TypeAlias = Annotated[float, BeforeValidator(rate_per_s), _titled(RATE_PHRASE)]
+Relative: TypeAlias = Annotated[float, BeforeValidator(relative), _titled(RELATIVE_PHRASE)]
 Curve: TypeAlias = Annotated[
     tuple[tuple[Moment, float], ...],
     BeforeValidator(lambda value: value if isinstance(value, tuple) else curve(value)),
+    _titled(CURVE_PHRASE),
 ]
-OfRun: TypeAlias = Annotated[Moment, moment_of("the run")]
-OfWindow: TypeAlias = Annotated[Moment, moment_of("the attribution window")]
-OfGrace: TypeAlias = Annotated[Moment, moment_of("the grace")]
+_RUN, _WINDOW, _GRACE = "the run", "the attribution window", "the grace"
+OfRun: TypeAlias = Annotated[Moment, moment_of(_RUN), _titled(_moment_phrase(_RUN))]
+OfWindow: TypeAlias = Annotated[Moment, moment_of(_WINDOW), _titled(_moment_phrase(_WINDOW))]
+OfGrace: TypeAlias = Annotated[Moment, moment_of(_GRACE), _titled(_moment_phrase(_GRACE))]
 PositiveNumber: TypeAlias = Annotated[
     float, Field(strict=True, gt=0, allow_inf_nan=False, title="a number above 0")
 ]

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -186,6 +187,10 @@ def _made(plan: Plan, runs: int, seed: int, jobs: int) -> Iterator[Run]:
         waiting: list[Future[Run]] = [pool.submit(_numbered, number) for number in range(runs)]
         for done in as_completed(waiting):
             yield done.result()
+    except BrokenProcessPool as exc:
+        raise UnderstudyError(
+            "a process of the simulation was killed, perhaps for want of memory: try --jobs 1"
+        ) from exc
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():
@@ -259,7 +264,7 @@ class Logbook:
         self._decisions = 0
         self._ruling = ("", "")
         self._ended: float | None = None
-        self._clock = 0.0
+        self._clock, self._is_on = 0.0, False
         self.waits: dict[tuple[int, int], dict[str, float]] = {}
         self.entered: dict[tuple[int, int], float] = {}
 
@@ -271,10 +276,11 @@ class Logbook:
             return
         if not self._stages:
             self._began = state.rollout.started
+        if self._last is not None and self._is_on:
+            waits = self.waits.setdefault(self._last[1:], {})
+            waits[self._ruling[0]] = waits.get(self._ruling[0], 0.0) + elapsed
+        self._is_on = state.is_judging
         if state.is_judging:
-            if self._last is not None:
-                waits = self.waits.setdefault(self._last[1:], {})
-                waits[self._ruling[0]] = waits.get(self._ruling[0], 0.0) + elapsed
             self._ruling = (state.said.cause, state.said.reason)
         for decision in decisions:
             if decision.verdict in {Verdict.PROMOTE, Verdict.ROLL_BACK}:

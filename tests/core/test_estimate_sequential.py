@@ -247,3 +247,12 @@ def test_books_are_turned_around_where_less_is_better(shift):
             assert (harm > np.log(100)) is np.bool_(harmed)
             assert (superior > np.log(100)) is np.bool_(not harmed)
             assert all((stage > np.log(100)) is np.bool_(not harmed) for stage in stages)
+
+
+@pytest.mark.parametrize("pi", [1e-9, 1e-4, 0.5, 1 - 1e-4, 1 - 1e-9])
+@pytest.mark.parametrize("p0", [1e-12, 1e-6, 0.3, 1 - 1e-6, 1 - 1e-12])
+def test_nothing_extreme_makes_an_infinite_bet(p0, pi):
+    for bets in ALL_BOOKS.values():
+        for s0, s1 in ((0, 0), (1e6, 1e6), (1e6, 0), (0, 1e6)):
+            row = cells((pi, 1e6, s0, 1e6, s1))
+            assert np.isfinite(sequential.gains(bets, row, np.array([p0]))).all()

@@ -186,14 +186,18 @@ def observe_outcomes(
     time  epoch seconds of the latest
     """
     known, done = reward.observed(judges(spec).reward, est.reward, cells, sample)
-    seen = cells if cells is not None else sample
+    clock = max(est.clock, time)
+    seen = sample if sample is not None else done
+    recent = est.recent if seen is None else week.observe(est.recent, seen, clock)
+    if done is None:  # all that came waits
+        return replace(est, reward=known, recent=recent, clock=clock)
     return replace(
         est,
         reward=known,
-        rivals=est.rivals if cells is None else rivals.observed(spec, est.rivals, cells),
-        recent=est.recent if seen is None else week.observe(est.recent, seen, time),
-        outcomes=est.outcomes if done is None else ratios.update(est.outcomes, done),
-        clock=max(est.clock, time),
+        rivals=rivals.observed(spec, est.rivals, done),
+        recent=recent,
+        outcomes=ratios.update(est.outcomes, done),
+        clock=clock,
     )
 
 

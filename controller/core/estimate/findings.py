@@ -18,7 +18,14 @@ from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.game import Game
 from controller.core.estimate.reward import Judge, Reward
 from controller.core.estimate.spec import EstimatorSpec, RewardSpec
-from controller.core.model import ArmSummary, CandidateEvidence, Float, Growth, GuardEvidence, Lift
+from controller.core.model import (
+    ArmSummary,
+    CandidateEvidence,
+    Float,
+    Growth,
+    GuardEvidence,
+    Lift,
+)
 
 
 def of_candidates(
@@ -29,47 +36,39 @@ def of_candidates(
     What the bandit thinks is not asked here: its integrals cost more than all the rest.
     """
     log_e, log_mixed = reward.log_e(est.reward)
-    arms = _summaries(spec.reward, est, champion, candidates)
-    shadow = _errors_guards(spec, est.shadow)
+    families, harm, fast = log_e.tolist(), log_mixed.tolist(), risk.log_harm(est.risk).tolist()
+    arms, lifts = _summaries(spec.reward, est, champion, candidates), _lifts(est.reward)
+    guards, shadow = _guards(spec, est), _errors_guards(spec, est.shadow)
     better = rivals.log_better(est.rivals).tolist()
-    of_each = zip(
-        arms,
-        _guards(spec, est),
-        log_e.tolist(),
-        log_mixed.tolist(),
-        est.reward.ratio.tolist(),
-        est.reward.limits.tolist(),
-        risk.log_harm(est.risk).tolist(),
-        strict=False,
-    )
+    capped = reward.share_cut(est.reward)
     return tuple(
         CandidateEvidence(
-            champion=before,
-            candidate=after,
-            lift=Lift(ratio - 1.0 if ratio == ratio else None, lower, upper),  # noqa: PLR0124 - NaN
-            risk=max(0.0, upper if spec.is_minimised else -lower),
-            log_harm=harm,
-            log_harm_fast=fast,
-            log_superior=families[1],
-            log_noninferior=_per_stage(spec, families),
-            guards=guards,
+            champion=arms[i][0],
+            candidate=arms[i][1],
+            lift=lifts[i],
+            risk=max(0.0, lifts[i].upper if spec.is_minimised else -lifts[i].lower),
+            log_harm=harm[i],
+            log_harm_fast=fast[i],
+            log_superior=families[i][1],
+            log_noninferior=_per_stage(spec, families[i]),
+            guards=guards[i],
             shadow=shadow[i] if shadow else None,
             log_better=tuple(better[i]),
             p_best=math.nan,
             loss=math.nan,
-            capped=reward.share_cut(est.reward),
+            capped=capped,
             multiplicity=est.candidates,
         )
-        for i, (
-            (before, after),
-            guards,
-            families,
-            harm,
-            ratio,
-            (lower, upper),
-            fast,
-        ) in enumerate(of_each)
+        for i in range(len(candidates))
     )
+
+
+def _lifts(state: Reward) -> list[Lift]:
+    rows = zip(state.ratio.tolist(), state.limits.tolist(), strict=True)
+    return [
+        Lift(None if math.isnan(ratio) else ratio - 1.0, lower, upper)
+        for ratio, (lower, upper) in rows
+    ]
 
 
 def _per_stage(spec: EstimatorSpec, families: list[float]) -> tuple[float, ...]:

@@ -205,10 +205,3 @@ def share_cut(reward: Reward) -> float:
     if reward.purse is None or reward.purse.cut[0] <= 0.0:
         return 0.0
     return reward.purse.cut[1] / reward.purse.cut[0]
-
-
-def starts(reward: Reward) -> int:
-    """How often its bets have begun again."""
-    played = reward.game if reward.game is not None else reward.purse
-    assert played is not None
-    return int(played.wealth.starts.max())

@@ -43,6 +43,7 @@ from controller.core.model import Cells, Float
 EPS = 1e-6
 """Probabilities that are bet on stay inside [EPS, 1 - EPS]: one surprise never costs everything."""
 
+_ROOM = 1e-12
 _NEWTON_STEPS = 100
 _CONVERGED = 1e-9
 """Newton's error squares with each step: after a step this small the next would change nothing."""
@@ -126,14 +127,16 @@ def log_bets(  # noqa: PLR0913 - the formula's letters
     """Log e-values of (champion, 0), (champion, 1), (candidate, 0), (candidate, 1).
 
     Arguments broadcast. Where the alternative (p0, p1) lies inside the null, on the wrong `side`
-    of the boundary, nothing is bet: all four are 0.
+    of the boundary, or its projection so close to an edge of the square that float64 cannot tell
+    how close, nothing is bet: all four are 0.
     """
     p0, p1 = np.clip(p0, EPS, 1.0 - EPS), np.clip(p1, EPS, 1.0 - EPS)
     r, d = np.asarray(ratio, np.float64), np.asarray(shift, np.float64)
     x = ripr(pi, p0, p1, r, d)
-    bet = (np.asarray(side) * (p1 - (r * p0 + d)) > 0.0) & np.isfinite(x)
-    x = np.where(bet, x, p0)
-    q = np.where(bet, r * x + d, p1)
+    q = r * x + d
+    room = np.minimum(np.minimum(x, 1.0 - x), np.minimum(q, 1.0 - q))
+    bet = (np.asarray(side) * (p1 - (r * p0 + d)) > 0.0) & (room > _ROOM)
+    x, q = np.where(bet, x, p0), np.where(bet, q, p1)
     return (
         np.log((1.0 - p0) / (1.0 - x)),
         np.log(p0 / x),
