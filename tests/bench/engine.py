@@ -145,11 +145,10 @@ class History:
         return past
 
     def tick_s(self, exposed: int) -> float:
-        """CPU seconds of a tick, the mean of many, after so many exposures."""
-        spent = 0.0
-        for _ in range(MEASURED):
-            spent += self.step(per_split=exposed, splits=0 if exposed == 0 else 1, is_new=False)
-        return spent / MEASURED
+        """CPU seconds of a tick, the median of many, after so many exposures."""
+        splits = 0 if exposed == 0 else 1
+        spent = [self.step(per_split=exposed, splits=splits, is_new=False) for _ in range(MEASURED)]
+        return float(np.median(spent))
 
     def step(self, *, per_split: int, splits: int, is_new: bool = True) -> float:
         """One tick on; gives its CPU seconds."""
