@@ -37,7 +37,7 @@ check: install  ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install  ## speed, as ratios measured side by side
+bench: install  ## speed, as ratios measured side by side, and the quality of decisions
 	$(BIN)/python -m tests.bench
 
 lock: $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)  ## renew requirements.lock from pyproject.toml
