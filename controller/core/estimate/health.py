@@ -82,7 +82,7 @@ RECENT = 100.0
 LEAST_RECENT, MOST_RECENT = 200.0, 1e6
 """Bounds of the outcomes that the recent past holds."""
 
-HISTORY = 20.0
+HISTORY = 100.0
 """The history's memory, in recent pasts."""
 
 BEFORE = 20.0
