@@ -33,6 +33,8 @@ def situated(policy: Policy, state: State) -> Situation | None:
     stage = stages[rollout.stage]
     if stage.canary is not None and rollout.step >= len(stage.canary.steps):
         return None
+    if stage.thompson is not None and not state.spec.has_bandit:
+        return None
     estimators, reward = state.estimators, policy.spec.reward
     steering = state.steering if stage.thompson is not None else None
     return Situation(
@@ -84,6 +86,8 @@ def steered(policy: Policy, state: State) -> State:
     if is_known and last is not None and state.clock - last.at < thompson.update_every:
         return state
     assert state.spec is not None
+    if not state.spec.has_bandit:  # the stage was edited into the policy: see `edited`
+        return state
     best, losses = estimate.odds(state.spec, estimators)
     lost = dict(zip(rollout.candidates, losses, strict=True))
     return replace(
@@ -144,6 +148,55 @@ def candidate_outcomes(state: State) -> dict[str, int]:
 
 def estimator_spec(policy: Policy, state: State) -> EstimatorSpec:
     """What the estimators must watch for this policy, in a rollout that begins now."""
+    return replace(_asked_of(policy), cuts=_cuts(state))
+
+
+_JUDGED_BY = {
+    "reward": "the reward",
+    "is_minimised": "the reward",
+    "contamination": "the reward",
+    "margins": "the stages",
+    "has_bandit": "the stages",
+    "error_increase": "the guardrails",
+    "latency": "the guardrails",
+    "rewards": "the guardrails",
+}
+"""What a rollout is judged by: fixed when it begins. The rest of the settings is only how fast."""
+
+
+def edited(policy: Policy, state: State) -> str | None:
+    """Why this rollout cannot be promoted under the policy, None where it can.
+
+    Evidence was gathered against the margins and bounds of the policy under which the rollout
+    began. For other ones it proves nothing; and it cannot be gathered anew, because the candidate's
+    past was not watched. That it does harm by the old ones is true all the same.
+    """
+    if state.spec is None:
+        return None
+    now = _asked_of(policy)
+    names = (name for name in _JUDGED_BY if getattr(now, name) != getattr(state.spec, name))
+    changed = list(dict.fromkeys(_JUDGED_BY[name] for name in names))
+    if not changed:
+        return None
+    return f"{' and '.join(changed)} of the policy were edited after this rollout began"
+
+
+def judged_reward(policy: Policy, state: State, i: int) -> int | None:
+    """Which of the estimators' rewards the policy's reward `i` is: 0 is the first of both.
+
+    None where the rollout began without it, or with another meaning of it.
+    """
+    if state.spec is None:
+        return None
+    wanted = _reward_spec(policy.all_rewards[i], None)
+    known = (state.spec.reward,) if i == 0 else state.spec.rewards
+    for place, reward in enumerate(known):
+        if replace(reward, max_increase=None) == wanted:
+            return place + min(i, 1)
+    return None
+
+
+def _asked_of(policy: Policy) -> EstimatorSpec:
     spec, reward = policy.spec, policy.spec.reward
     bandits = [s.thompson for s in spec.stages if s.thompson]
     effects = [s.ab.min_effect for s in spec.stages if s.ab]
@@ -163,7 +216,6 @@ def estimator_spec(policy: Policy, state: State) -> EstimatorSpec:
         window_s=reward.window,
         half_life_s=min(b.half_life for b in bandits) if bandits else None,
         has_bandit=bool(bandits),
-        cuts=_cuts(state),
     )
 
 

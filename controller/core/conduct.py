@@ -12,7 +12,7 @@ from typing import Literal, assert_never
 
 from controller.core import decide, estimate
 from controller.core.attribution import segment_rule
-from controller.core.case import candidate_outcomes, situated, steered
+from controller.core.case import candidate_outcomes, edited, situated, steered
 from controller.core.decide.phases import (
     ACTIVE,
     ENTER,
@@ -60,9 +60,12 @@ def judge(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     rollout = state.rollout
     situation = situated(policy, state)
     if situation is None:
-        ruling = Ruling(Verdict.HOLD, "policy_changed", "the policy has no such stage any more")
+        why = edited(policy, state) or "the policy has no such step any more"
+        ruling = Ruling(Verdict.HOLD, "policy_changed", why)
         return replace(state, phase=after(state.phase, Happening.HOLD)), ruling
     ruling = decide.rule(policy.spec.stages[rollout.stage], situation)
+    if ruling.verdict is not Verdict.ROLL_BACK and (why := edited(policy, state)) is not None:
+        ruling = Ruling(Verdict.HOLD, "policy_changed", why)
     match ruling.verdict:
         case Verdict.PROMOTE:
             return promote(state, ruling.candidate or rollout.live[0]), ruling
