@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,8 +12,8 @@ from controller.core import estimate
 from controller.core.decide.situation import Situation
 from controller.core.estimate import EstimatorSpec, RewardSpec
 from controller.core.estimate.health import fell
-from controller.core.model import CandidateEvidence, Rollout, Signals
-from controller.core.policy import Policy, Reward
+from controller.core.model import CandidateEvidence, Lift, Rollout, Signals
+from controller.core.policy import Policy, Reward, Stage
 from controller.core.state import State, Steering
 
 INTERVAL_ALPHA = 0.05
@@ -35,7 +36,7 @@ def situated(policy: Policy, state: State) -> Situation | None:
         return None
     if stage.thompson is not None and not state.spec.has_bandit:
         return None
-    estimators, reward = state.estimators, policy.spec.reward
+    reward = policy.spec.reward
     steering = state.steering if stage.thompson is not None else None
     return Situation(
         now=state.clock,
@@ -51,8 +52,17 @@ def situated(policy: Policy, state: State) -> Situation | None:
         min_units=reward.min_units,
         best=steering.best if steering is not None else (),
         segments=steering.segments if steering is not None else {},
-        recent=estimate.recent(state.spec, estimators) if stage.ab is not None else (),
+        recent=_recent(state, stage),
     )
+
+
+def _recent(state: State, stage: Stage) -> tuple[Lift | None, ...]:
+    """What the last week says, where it is asked: once a candidate is proven to be better."""
+    assert state.spec is not None
+    assert state.estimators is not None
+    if stage.ab is None or max(estimate.superior(state.estimators)) < -math.log(stage.ab.alpha):
+        return ()
+    return estimate.recent(state.spec, state.estimators)
 
 
 def evidence_of(state: State) -> tuple[CandidateEvidence, ...]:

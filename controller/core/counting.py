@@ -260,8 +260,15 @@ def count_flow(policy: Policy, state: State, closed: Closed) -> State:
     """Feed the fast path and the bandit: who entered, who gave a first reward, who closed."""
     if state.spec is None or state.estimators is None or judged_reward(policy, state, 0) is None:
         return state
-    parts = [_matured(state, closed), _events(state, closed), _ended(state, closed)]
-    parts = [part for part in parts if len(part.arm)]
+    parts = [
+        make(state, closed)
+        for make, rows in (
+            (_matured, closed.matured.arm),
+            (_events, closed.events.arm),
+            (_ended, closed.outcomes.arm),
+        )
+        if len(rows)
+    ]
     if not parts:
         return state
     flow = parts[0] if len(parts) == 1 else _stacked(parts)
