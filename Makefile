@@ -29,7 +29,7 @@ demo: install  ## the whole loop on this machine: real models, a rollback and a 
 	@$(BIN)/understudy demo
 
 test: install  ## all tests, on real services
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: install  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -54,6 +54,8 @@ def print_simulation(shown: dict[str, Any]) -> None:
     typer.echo()
     causes = ", ".join(f"{cause} {count}" for cause, count in shown["causes"].items())
     typer.echo(f"why: {causes}")
+    champions = ", ".join(f"{version} {count}" for version, count in shown["champions"].items())
+    typer.echo(f"serves at the end: {champions}")
 
 
 def _found(rate: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from controller.core import estimate, join, strata
-from controller.core.case import estimator_spec
+from controller.core.case import edited, estimator_spec
 from controller.core.conduct import share_of, stage_kind, with_ruled_split
 from controller.core.decide.phases import ACTIVE, ENTER, RESTING, Happening, after
 from controller.core.decide.situation import for_people
@@ -125,7 +125,8 @@ def _joined(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     """The first version of the queue joins a stage that compares several arms."""
     rollout = state.rollout
     assert rollout is not None
-    if stage_kind(policy, rollout) not in {"ab", "thompson"} or len(rollout.live) >= MOST_LIVE:
+    is_open = stage_kind(policy, rollout) in {"ab", "thompson"} and edited(policy, state) is None
+    if not is_open or len(rollout.live) >= MOST_LIVE:
         return state, None
     candidate, *rest = state.queue
     refusal, is_final = _gate(policy, state, candidate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,8 +12,8 @@ from controller.core import estimate
 from controller.core.decide.situation import Situation
 from controller.core.estimate import EstimatorSpec, RewardSpec
 from controller.core.estimate.health import fell
-from controller.core.model import CandidateEvidence, Rollout, Signals
-from controller.core.policy import Policy, Reward
+from controller.core.model import CandidateEvidence, Lift, Rollout, Signals
+from controller.core.policy import Policy, Reward, Stage
 from controller.core.state import State, Steering
 
 INTERVAL_ALPHA = 0.05
@@ -33,7 +34,9 @@ def situated(policy: Policy, state: State) -> Situation | None:
     stage = stages[rollout.stage]
     if stage.canary is not None and rollout.step >= len(stage.canary.steps):
         return None
-    estimators, reward = state.estimators, policy.spec.reward
+    if stage.thompson is not None and not state.spec.has_bandit:
+        return None
+    reward = policy.spec.reward
     steering = state.steering if stage.thompson is not None else None
     return Situation(
         now=state.clock,
@@ -49,8 +52,17 @@ def situated(policy: Policy, state: State) -> Situation | None:
         min_units=reward.min_units,
         best=steering.best if steering is not None else (),
         segments=steering.segments if steering is not None else {},
-        recent=estimate.recent(state.spec, estimators) if stage.ab is not None else (),
+        recent=_recent(state, stage),
     )
+
+
+def _recent(state: State, stage: Stage) -> tuple[Lift | None, ...]:
+    """What the last week says, where it is asked: once a candidate is proven to be better."""
+    assert state.spec is not None
+    assert state.estimators is not None
+    if stage.ab is None or max(estimate.superior(state.estimators)) < -math.log(stage.ab.alpha):
+        return ()
+    return estimate.recent(state.spec, state.estimators)
 
 
 def evidence_of(state: State) -> tuple[CandidateEvidence, ...]:
@@ -84,6 +96,8 @@ def steered(policy: Policy, state: State) -> State:
     if is_known and last is not None and state.clock - last.at < thompson.update_every:
         return state
     assert state.spec is not None
+    if not state.spec.has_bandit:  # the stage was edited into the policy: see `edited`
+        return state
     best, losses = estimate.odds(state.spec, estimators)
     lost = dict(zip(rollout.candidates, losses, strict=True))
     return replace(
@@ -144,6 +158,55 @@ def candidate_outcomes(state: State) -> dict[str, int]:
 
 def estimator_spec(policy: Policy, state: State) -> EstimatorSpec:
     """What the estimators must watch for this policy, in a rollout that begins now."""
+    return replace(_asked_of(policy), cuts=_cuts(state))
+
+
+_JUDGED_BY = {
+    "reward": "the reward",
+    "is_minimised": "the reward",
+    "contamination": "the reward",
+    "margins": "the stages",
+    "has_bandit": "the stages",
+    "error_increase": "the guardrails",
+    "latency": "the guardrails",
+    "rewards": "the guardrails",
+}
+"""What a rollout is judged by: fixed when it begins. The rest of the settings is only how fast."""
+
+
+def edited(policy: Policy, state: State) -> str | None:
+    """Why this rollout cannot be promoted under the policy, None where it can.
+
+    Evidence was gathered against the margins and bounds of the policy under which the rollout
+    began. For other ones it proves nothing; and it cannot be gathered anew, because the candidate's
+    past was not watched. That it does harm by the old ones is true all the same.
+    """
+    if state.spec is None:
+        return None
+    now = _asked_of(policy)
+    names = (name for name in _JUDGED_BY if getattr(now, name) != getattr(state.spec, name))
+    changed = list(dict.fromkeys(_JUDGED_BY[name] for name in names))
+    if not changed:
+        return None
+    return f"{' and '.join(changed)} of the policy were edited after this rollout began"
+
+
+def judged_reward(policy: Policy, state: State, i: int) -> int | None:
+    """Which of the estimators' rewards the policy's reward `i` is: 0 is the first of both.
+
+    None where the rollout began without it, or with another meaning of it.
+    """
+    if state.spec is None:
+        return None
+    wanted = _reward_spec(policy.all_rewards[i], None)
+    known = (state.spec.reward,) if i == 0 else state.spec.rewards
+    for place, reward in enumerate(known):
+        if replace(reward, max_increase=None) == wanted:
+            return place + min(i, 1)
+    return None
+
+
+def _asked_of(policy: Policy) -> EstimatorSpec:
     spec, reward = policy.spec, policy.spec.reward
     bandits = [s.thompson for s in spec.stages if s.thompson]
     effects = [s.ab.min_effect for s in spec.stages if s.ab]
@@ -163,7 +226,6 @@ def estimator_spec(policy: Policy, state: State) -> EstimatorSpec:
         window_s=reward.window,
         half_life_s=min(b.half_life for b in bandits) if bandits else None,
         has_bandit=bool(bandits),
-        cuts=_cuts(state),
     )
 
 

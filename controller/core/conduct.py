@@ -12,7 +12,7 @@ from typing import Literal, assert_never
 
 from controller.core import decide, estimate
 from controller.core.attribution import segment_rule
-from controller.core.case import candidate_outcomes, situated, steered
+from controller.core.case import candidate_outcomes, edited, situated, steered
 from controller.core.decide.phases import (
     ACTIVE,
     ENTER,
@@ -58,11 +58,14 @@ def judge(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     if state.phase not in ACTIVE | {Phase.HOLDING} or state.rollout is None:
         return state, None
     rollout = state.rollout
-    situation = situated(policy, state)
+    situation, edit = situated(policy, state), edited(policy, state)
     if situation is None:
-        ruling = Ruling(Verdict.HOLD, "policy_changed", "the policy has no such stage any more")
+        why = edit or "the policy has no such step any more"
+        ruling = Ruling(Verdict.HOLD, "policy_changed", why)
         return replace(state, phase=after(state.phase, Happening.HOLD)), ruling
     ruling = decide.rule(policy.spec.stages[rollout.stage], situation)
+    if edit is not None and ruling.verdict is not Verdict.ROLL_BACK:
+        ruling = Ruling(Verdict.HOLD, "policy_changed", edit)
     match ruling.verdict:
         case Verdict.PROMOTE:
             return promote(state, ruling.candidate or rollout.live[0]), ruling

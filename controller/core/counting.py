@@ -14,6 +14,7 @@ import numpy as np
 from controller.core import estimate, strata
 from controller.core.attribution import Attributed, rebased, rollout_arms
 from controller.core.batch import MicroBatch
+from controller.core.case import judged_reward
 from controller.core.estimate.health import update_join_rate
 from controller.core.join import Absorbed, Closed, Dropped, Joined
 from controller.core.model import Bool, Cells, Exposures, Float, Flow, Int, Outcomes, Sample
@@ -225,7 +226,10 @@ def add_closed(policy: Policy, state: State, i: int, outcomes: Outcomes) -> Stat
 def count_outcomes(policy: Policy, state: State, i: int, outcomes: Outcomes) -> State:
     """Feed the estimators of reward `i` with the outcomes that are analysed."""
     spec, estimators = state.spec, state.estimators
-    if spec is None or estimators is None or i > len(spec.rewards) or not outcomes.analysed.any():
+    if spec is None or estimators is None or not outcomes.analysed.any():
+        return state
+    place = judged_reward(policy, state, i)
+    if place is None:
         return state
     arm = rollout_arms(state, outcomes.arm)
     rows = np.flatnonzero(outcomes.analysed & (outcomes.stratum >= 0) & (arm >= 0))
@@ -248,16 +252,23 @@ def count_outcomes(policy: Policy, state: State, i: int, outcomes: Outcomes) -> 
         last = float(outcomes.time[-1])
         estimators = estimate.observe_outcomes(spec, estimators, cells, sample, last)
     else:
-        estimators = estimate.observe_reward(spec, estimators, i - 1, cells, sample)
+        estimators = estimate.observe_reward(spec, estimators, place - 1, cells, sample)
     return evolve(state, estimators=estimators)
 
 
 def count_flow(policy: Policy, state: State, closed: Closed) -> State:
     """Feed the fast path and the bandit: who entered, who gave a first reward, who closed."""
-    if state.spec is None or state.estimators is None:
+    if state.spec is None or state.estimators is None or judged_reward(policy, state, 0) is None:
         return state
-    parts = [_matured(state, closed), _events(state, closed), _ended(state, closed)]
-    parts = [part for part in parts if len(part.arm)]
+    parts = [
+        make(state, closed)
+        for make, rows in (
+            (_matured, closed.matured.arm),
+            (_events, closed.events.arm),
+            (_ended, closed.outcomes.arm),
+        )
+        if len(rows)
+    ]
     if not parts:
         return state
     flow = parts[0] if len(parts) == 1 else _stacked(parts)

@@ -103,7 +103,8 @@ class State:
 
     offset         of the next event to fold; the events in `waiting` lie before it
     clock          time of the last tick, -inf before the first
-    joins, sums    of each reward, the policy's own first, then those of guardrails
+    rewards        events: the policy's own reward first, then those of guardrails
+    joins, sums    of each of `rewards`
     covariates     what is known of units from before they came
     resume_phase   the phase to return to after `paused`
     paused_at      when the last pause began
@@ -132,6 +133,7 @@ class State:
     phase: Phase
     champion: str
     versions: dict[str, Version]
+    rewards: tuple[str, ...]
     joins: tuple[Table, ...]
     sums: tuple[Sums, ...]
     covariates: CovariateTable
@@ -177,7 +179,7 @@ class State:
 def initial(policy: Policy) -> State:
     """The state before the first event: the policy's champion serves everything."""
     champion = policy.spec.champion
-    rewards = 1 + len(policy.side_rewards)
+    rewards = _events(policy)
     none = np.zeros(0, dtype=np.int64)
     return State(
         model=policy.model,
@@ -186,8 +188,9 @@ def initial(policy: Policy) -> State:
         phase=Phase.IDLE,
         champion=champion.version,
         versions={champion.version: Version(champion.version, champion.endpoints)},
-        joins=tuple(Table() for _ in range(rewards)),
-        sums=tuple(Sums(none, none.astype(float), none.astype(float)) for _ in range(rewards)),
+        rewards=rewards,
+        joins=tuple(Table() for _ in rewards),
+        sums=tuple(Sums(none, none.astype(float), none.astype(float)) for _ in rewards),
         covariates=CovariateTable(),
         totals=Totals(none, none),
         split=Split(0, champion.version, {champion.version: BASIS}, salt=f"{policy.model}/0:"),
@@ -196,17 +199,29 @@ def initial(policy: Policy) -> State:
 
 def with_rewards(policy: Policy, state: State) -> State:
     """The state with a joiner for each reward of a policy that may have been edited since."""
-    wanted = 1 + len(policy.side_rewards)
-    if len(state.joins) == wanted:
+    wanted = _events(policy)
+    if state.rewards == wanted:
         return state
-    n_arms = len(state.arms)
-    zeros = np.zeros(n_arms)
-    new = [Sums(zeros.astype(np.int64), zeros, zeros) for _ in range(wanted)]
+    zeros = np.zeros(len(state.arms))
+    none = Sums(zeros.astype(np.int64), zeros, zeros)
+    places = [_place(state.rewards, wanted, i) for i in range(len(wanted))]
     return replace(
         state,
-        joins=(*state.joins[:wanted], *(Table() for _ in range(wanted - len(state.joins)))),
-        sums=(*state.sums[:wanted], *new[len(state.sums) :]),
+        rewards=wanted,
+        joins=tuple(Table() if at is None else state.joins[at] for at in places),
+        sums=tuple(none if at is None else state.sums[at] for at in places),
     )
+
+
+def _events(policy: Policy) -> tuple[str, ...]:
+    return tuple(reward.event for reward in policy.all_rewards)
+
+
+def _place(known: tuple[str, ...], wanted: tuple[str, ...], i: int) -> int | None:
+    """Where reward `i` of `wanted` stands among the known ones; the first is a kind of its own."""
+    if i == 0:
+        return 0 if known[0] == wanted[0] else None
+    return 1 + known[1:].index(wanted[i]) if wanted[i] in known[1:] else None
 
 
 def with_arms(state: State, names: tuple[str, ...]) -> State:

@@ -154,6 +154,11 @@ class Ledger:
         rows = self._rows(query.order_by(snapshots.c.offset.desc()).limit(1))
         return (rows[0]["offset"], rows[0]["state"]) if rows else None
 
+    def drop_snapshots(self, model: str, *, since: int) -> None:
+        """Forget the snapshots at offset `since` and after it: nobody can read them any more."""
+        with mapped_errors(), writing(self._engine) as connection:
+            writer.drop_snapshots(connection, model, since)
+
     def decisions(self, model: str, *, after: int = 0, limit: int = _PAGE) -> tuple[Decision, ...]:
         """Decisions with a number above `after`, in order."""
         return tuple(decision_of(row) for row in self._decision_rows(model, after, limit))

@@ -131,6 +131,12 @@ def keep_snapshot(pen: Pen, offset: int, state: bytes) -> None:
     pen.connection.execute(delete(snapshots).where(of_model, snapshots.c.offset < oldest))
 
 
+def drop_snapshots(connection: Connection, model: str, since: int) -> None:
+    """Forget the snapshots at offset `since` and after it."""
+    old = and_(snapshots.c.model == model, snapshots.c.offset >= since)
+    connection.execute(delete(snapshots).where(old))
+
+
 def adopt_policy(pen: Pen, from_offset: int, digest: str, document: str) -> None:
     """Note a policy, unless it is the newest already; see `Ledger.adopt_policy`."""
     of_model = policies.c.model == pen.model
@@ -244,8 +250,8 @@ def _require_same(pen: Pen, decision: Decision, wanted: Sequence[Effect]) -> Non
         changes = "; ".join(f"{c}: {stored[c]!r:.200} -> {derived[c]!r:.200}" for c in columns)
         raise InvariantError(
             f"{pen.model}: decision {decision.number} stands as {stored['verdict']} "
-            f"({stored['reason']!r}), but is now derived as {derived['verdict']} "
-            f"({derived['reason']!r}): {changes}"
+            f"({stored['reason']!r}), made by version {stored['code_version']}, but is now derived "
+            f"by {pen.code_version} as {derived['verdict']} ({derived['reason']!r}): {changes}"
         )
     query = (
         select(effects.c.kind, effects.c.body)

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from controller.core import engine
 from controller.core.model import (
     Decision,
@@ -26,7 +28,7 @@ from controller.core.model import (
 from controller.core.policy import Policy, digest, parse
 from controller.core.report import report
 from controller.core.state import IMAGE, State, image, initial, revived
-from controller.errors import InvariantError
+from controller.errors import InvariantError, Permanent
 from controller.ledger import AdoptedPolicy, Ledger
 from controller.ledger.codec import decode as decode_image
 from controller.ledger.codec import encode as encode_image
@@ -37,6 +39,8 @@ SNAPSHOT_EVENTS = 20_000
 
 SNAPSHOT_S = 10.0
 """A snapshot at least every so many seconds of event time in which something happened."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +107,27 @@ class Fold:
         return state
 
     def _last_snapshot(self) -> State | None:
-        kept = self._ledger.snapshot(self.model)
-        if kept is None:
-            return None
-        offset, blob = kept
+        """The newest snapshot that can be read; those that cannot are dropped.
+
+        A snapshot is a shortcut. One of an older version, or one that is damaged, costs time: the
+        log is folded from the one before it, or from its beginning.
+        """
+        before = None
+        while (kept := self._ledger.snapshot(self.model, before=before)) is not None:
+            offset, blob = kept
+            try:
+                state = _read(blob)
+            except Permanent as exc:
+                log.warning("snapshot passed over", model=self.model, offset=offset, why=str(exc))
+                before = offset
+                continue
+            break
+        else:
+            offset, state = 0, None
+        if before is not None:
+            self._ledger.drop_snapshots(self.model, since=before)
         self._snapshot_at = (offset, float("-inf"))
-        return revived(decode_image(IMAGE, blob, copy=True))
+        return state
 
     def _folded(
         self, policy: Policy, state: State, end: int | None = None
@@ -171,6 +190,15 @@ class Fold:
             wanted = effect.effect
             if isinstance(wanted, SetSplit) and wanted.split.epoch <= state.in_force_epoch:
                 self._ledger.effect_done(self.model, effect.number, effect.ordinal)
+
+
+def _read(blob: bytes) -> State:
+    """The state that a snapshot is of; raises `Permanent` when it is of another shape."""
+    found = decode_image(IMAGE, blob, copy=True)
+    try:
+        return revived(found)
+    except (KeyError, IndexError, TypeError, ValueError) as exc:
+        raise Permanent(f"the snapshot's tables are of another shape: {exc!r}") from exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from controller.sim.world import World
 USUAL_EFFECT: Final = 0.2
 """The effect looked for where the policy states none."""
 
-_LOOKS = 160
+_LOOKS = 120
 LONGEST_S = 90 * 86_400.0
 """A plan looks no further ahead than this."""
 
@@ -65,7 +65,8 @@ class Case:
     def harm(self, stage: Stage) -> Sought:
         """The test that rolls back on closed outcomes, at its share of the stage's alpha."""
         guards = {GUARD_CAUSES[g.metric] for g in self.policy.spec.guardrails}
-        shares = {"reward_harm", "reward_fast", *guards}
+        fast = set() if self.policy.spec.reward.contamination else {"reward_fast"}
+        shares = {"reward_harm", *fast, *guards}
         alpha = harm_alpha(stage) * SHARES["reward_harm"] / sum(SHARES[s] for s in shares)
         contamination = self.policy.spec.reward.contamination
         return Sought.of(harm(self.min_effect, contamination, self.sign), alpha)

@@ -33,6 +33,9 @@ MOST_TICKS, LEAST_TICKS = 200, 100
 """Looks in a run where neither scenario nor caller says how often to look."""
 
 
+MOST_OPEN_TICKS = 1_000
+"""Ticks for which an outcome may stay open where tallies are drawn: their ring is its square."""
+
 VERDICTS: Final[dict[Phase, Literal["promoted", "rolled_back"]]] = {
     Phase.PROMOTING: "promoted",
     Phase.PROMOTED: "promoted",
@@ -62,6 +65,7 @@ class Run:
     """One rollout, from the first candidate's arrival to the last one's end.
 
     verdict        what became of the last candidate that was judged
+    champion       the version that serves at the end
     cause, reason  of the last ruling
     stages         (stage, step, seconds) of each stage and step that was entered, in order
     harmed         requests on a candidate while it was worse than the first champion
@@ -71,6 +75,7 @@ class Run:
     number: int
     verdict: Literal["promoted", "rolled_back", "undecided"]
     phase: str
+    champion: str
     cause: str
     reason: str
     duration_s: float
@@ -103,9 +108,21 @@ def planned(policy: Policy, scenario: Scenario, *, level: Level = "auto") -> Pla
         raise UnderstudyError(f"tallies cannot stand for this world: {', '.join(why)}")
     chosen: Literal["events", "tallies"] = "events" if why or level == "events" else "tallies"
     policy = without_gates(policy)
-    plan = Plan(policy, scenario, horizon_s, _tick_s(policy, scenario, horizon_s), chosen, why)
+    tick_s = _tick_s(policy, scenario, horizon_s)
+    least_s = _settle_s(policy) / MOST_OPEN_TICKS
+    if chosen == "tallies" and tick_s < least_s:
+        raise UnderstudyError(
+            f"found a tick of {tick_s:g} s, expected at least {least_s:.3g} s: an outcome stays "
+            f"open for {_settle_s(policy):g} s, window and grace"
+        )
+    plan = Plan(policy, scenario, horizon_s, tick_s, chosen, why)
     Truth(scenario, setting(policy), horizon_s)
     return plan
+
+
+def _settle_s(policy: Policy) -> float:
+    """How long an exposure stays open."""
+    return policy.spec.reward.window + policy.spec.reward.grace
 
 
 def without_gates(policy: Policy) -> Policy:
@@ -116,10 +133,9 @@ def without_gates(policy: Policy) -> Policy:
 
 def _horizon_s(policy: Policy, scenario: Scenario) -> float:
     """When an undecided run ends: the requests are made, or time is up for every stage."""
-    reward = policy.spec.reward
     by_requests = scenario.requests / scenario.rate
     longest = sum(_longest_s(policy, index) for index in range(len(policy.spec.stages)))
-    by_stages = longest + len(policy.spec.stages) * (reward.window + reward.grace)
+    by_stages = longest + len(policy.spec.stages) * _settle_s(policy)
     last = max(c.at.of(by_requests) for c in scenario.candidates)
     by_stages = last + by_stages * len(scenario.candidates)
     return min(by_requests, by_stages, scenario.max_time or math.inf)
@@ -138,7 +154,7 @@ def _tick_s(policy: Policy, scenario: Scenario, horizon_s: float) -> float:
     """Half of the shortest dwell, within `LEAST_TICKS` and `MOST_TICKS` looks in a run."""
     if scenario.tick is not None:
         return min(scenario.tick, horizon_s)
-    settle_s = policy.spec.reward.window + policy.spec.reward.grace
+    settle_s = _settle_s(policy)
     dwells: list[float] = []
     for stage in policy.spec.stages:
         if stage.shadow is not None:
@@ -300,6 +316,7 @@ class Logbook:
             number=number,
             verdict=VERDICTS.get(state.phase, "undecided"),
             phase=state.phase.value,
+            champion=state.champion,
             cause=self._ruling[0],
             reason=self._ruling[1],
             duration_s=ended - self._began,

@@ -75,6 +75,7 @@ def document(name: str, simulation: Simulation) -> dict[str, Json]:
             for word in ("promoted", "rolled_back", "undecided")
         },
         "causes": dict(Counter(f"{run.verdict}: {run.cause}" for run in runs).most_common()),
+        "champions": dict(Counter(run.champion for run in runs).most_common()),
         "promises": [
             {"what": p.what, "at_most": p.at_most, "broken": p.is_broken, **_shown(p.rate)}
             for p in promises(plan.policy, plan.scenario, runs)

@@ -133,7 +133,7 @@ def test_assignments_of_one_unit_of_several_and_of_own_units(client: httpx.Clien
     assert client.post(path, json={}).json()["request_id"] == "own-0"
     assert client.post(path, json={"unit": "u", "units": []}).status_code == 422
     assert client.post(path, json={"unit": ""}).status_code == 422
-    assert client.post(path, json={"unit": "u" * 257}).status_code == 422
+    assert client.post(path, json={"unit": "u" * 513}).status_code == 422
 
 
 def test_an_assignment_may_be_asked_for_in_a_segment(client: httpx.Client) -> None:

@@ -4,8 +4,9 @@ A recorded rollout is told again with its lines permuted between two ticks, sent
 late by up to the grace, so that they fall between other ticks than they did. Rewards are judged in
 the order of event time, so decisions must be the same to the last word.
 
-What is known as soon as an answer is (errors, latency, the sample ratio) is counted when it arrives:
-there only the order between two ticks makes no difference. The logs here have no such guardrail.
+What is known as soon as an answer is (errors, latency, the sample ratio) is counted when it
+arrives: there only the order between two ticks makes no difference. The logs here have no such
+guardrail.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All kinds of reward and guardrail, through the whole engine: what moves, and what it is called."""
+"""Every kind of reward and guardrail through the whole engine: what moves, and its name."""
 
 from __future__ import annotations
 

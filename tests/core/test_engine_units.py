@@ -1,4 +1,4 @@
-"""Units that come back, what is known of them beforehand, and segments, through the whole engine."""
+"""Units that come back, what is known of them beforehand, and segments: the whole engine."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ def test_users_that_come_back_let_a_harmful_candidate_be_found():
 @pytest.mark.parametrize("seed", range(6))
 def test_users_whose_own_rates_differ_and_that_come_back_roll_nobody_back(seed):
     used = policy(RAMP, guardrails=[], **UNIT)
-    taste = dict(zip((f"u{i}" for i in range(200)), np.random.default_rng(seed).beta(1, 2, 200)))
+    tastes = np.random.default_rng(seed).beta(1, 2, 200)
+    taste = {f"u{i}": tastes[i] for i in range(200)}
     crowd = Crowd(used, users=200, seed=100 + seed)
     told = crowd.go(300, lambda _, user: taste[user])
     assert Verdict.ROLL_BACK not in [d.verdict for d in told.decisions]

@@ -182,3 +182,22 @@ def test_one_large_micro_batch_is_judged_as_well():
     rate = last(join_rates(1_000, np.random.default_rng(5), share=lambda _: 0.2))
     assert fell(update_join_rate(rate, 1_000_000, 0, least=LEAST)) is not None
     assert fell(update_join_rate(rate, 1_000_000, 200_000, least=LEAST)) is None
+
+
+@pytest.mark.parametrize("share", [0.9, 0.3, 0.05, 0.01])
+@pytest.mark.parametrize("left", [0.0, 0.1, 0.2, 0.3, 0.35])
+def test_a_fall_to_less_than_the_least_part_is_called_at_every_share(share, left):
+    # Of half of what it was, the least that is allowed: seven tenths of it (left = .35) are the
+    # hardest. 10^6 to one takes log(10^6) / KL(left share || share / 2) outcomes on average.
+    rng = np.random.default_rng(int(1000 * share + 10 * left))
+    batch = round(30 / share)  # thirty rewards each
+    before = join_rates(1_000, rng, share=lambda _: share, outcomes=batch)
+    rate = last(before)
+    assert fell(rate) is None
+    p, q = share * LEAST, share * left
+    kl = (1 - q) * np.log((1 - q) / (1 - p)) + (q * np.log(q / p) if q else 0.0)
+    batches = round(2.5 * np.log(1e6) / kl / batch) + 3
+    after = join_rates(batches, rng, share=lambda _: q, rate=rate, outcomes=batch)
+    down = [fell(rate) for rate in after]
+    assert down[-1] is not None
+    assert down[-1].before == pytest.approx(share, rel=0.15)

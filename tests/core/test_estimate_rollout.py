@@ -167,7 +167,7 @@ def test_empty_evidence_never_looks_like_a_number():
         assert (guard.champion, guard.candidate, guard.limit_ms) == (None, None, None)
     assert logs == pytest.approx([0.0] * len(logs), abs=1e-12)
     assert [guard.metric for guard in found.guards] == ["error_rate", "latency", "reward", "reward"]
-    assert found.p_best == pytest.approx(0.5, abs=1e-9)
+    assert estimate.best(EVERYTHING, est) == pytest.approx((0.5, 0.5), abs=1e-9)
     assert (found.capped, found.multiplicity) == (0.0, 1)
     assert estimate.growth(EVERYTHING, est, 0, 0.5).within == (0.0,) * 4
 

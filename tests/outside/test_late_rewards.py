@@ -75,7 +75,7 @@ def assert_bets_are_partial_likelihoods(champion: Units, candidate: Units) -> No
     state = scored(champion, candidate)
     model = partial(champion, candidate)
     nothing = model.loglike(np.zeros(1))
-    for log_theta, log_wealth in zip(state.log_thetas, state.log_wealth[0], strict=True):
+    for log_theta, log_wealth in zip(state.log_thetas, state.wealth.log_wealth[0], strict=True):
         expected = model.loglike(np.array([log_theta])) - nothing
         assert log_wealth == pytest.approx(expected, abs=1e-8 * max(1.0, abs(expected)))
 
@@ -106,7 +106,7 @@ def test_the_best_bet_on_the_data_of_cox_is_his_estimate():
     [estimate] = partial(*arms).fit().params
     assert estimate == pytest.approx(-1.509, abs=5e-4)
     state = scored(*(units * COPIES for units in arms))
-    curve = np.polynomial.Polynomial.fit(state.log_thetas, state.log_wealth[0], 8)
+    curve = np.polynomial.Polynomial.fit(state.log_thetas, state.wealth.log_wealth[0], 8)
     best = minimize_scalar(lambda x: -curve(x), bounds=(math.log(0.1), math.log(0.5)))
     assert best.x == pytest.approx(estimate, abs=0.02)
 

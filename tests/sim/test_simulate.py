@@ -45,17 +45,17 @@ def test_other_seeds_and_other_numbers_are_other_runs():
 
 @pytest.mark.parametrize("effect", ["-15%", "0%"])
 def test_verdicts_agree_between_events_and_tallies(effect):
-    """Two binomials of 100 differ by more than 0.31 with probability 1e-5; seeds are fixed."""
+    """Two binomials of 64 differ by more than 0.39 with probability 1e-5; seeds are fixed."""
     fields = QUICK | {"candidates": [{"effect": effect}], "delay": {"mean": "5s"}}
     found = {
-        level: simulate(small_policy(), scenario(**fields), runs=100, seed=5, level=level).runs
+        level: simulate(small_policy(), scenario(**fields), runs=64, seed=5, level=level).runs
         for level in ("events", "tallies")
     }
     for verdict in ("promoted", "rolled_back"):
         share = [np.mean([run.verdict == verdict for run in runs]) for runs in found.values()]
-        assert abs(share[0] - share[1]) < 0.31
+        assert abs(share[0] - share[1]) < 0.39
     means = [np.mean([run.duration_s for run in runs]) for runs in found.values()]
-    errors = [np.std([run.duration_s for run in runs]) / np.sqrt(100) for runs in found.values()]
+    errors = [np.std([run.duration_s for run in runs]) / np.sqrt(64) for runs in found.values()]
     assert abs(means[0] - means[1]) < 4.5 * np.hypot(*errors)
 
 
@@ -84,7 +84,7 @@ def test_every_candidate_has_its_turn():
     world = scenario(**QUICK | {"requests": 200_000}, candidates=[{"effect": "-60%"}, {}])
     run = simulate(policy, world, runs=1, seed=1, jobs=1).runs[0]
     assert Counter(step for _, step, _ in run.stages)[0] == 2
-    assert run.verdict == "promoted"
+    assert (run.verdict, run.champion) == ("promoted", "v3")
 
 
 @pytest.mark.parametrize(

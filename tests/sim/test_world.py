@@ -219,6 +219,11 @@ def test_events_serve_where_tallies_cannot(fields, spec):
         plan("tallies", spec=spec, **fields)
 
 
+def test_a_tick_that_is_far_too_short_for_the_window_is_refused():
+    with pytest.raises(UnderstudyError, match=r"a tick of 0.01 s, expected at least 0.015 s"):
+        plan(tick="10ms")
+
+
 def test_tallies_serve_a_plain_world():
     assert events_needed(scenario(), setting(small_policy())) == ()
     assert plan("auto").level == "tallies"

@@ -67,6 +67,7 @@ __all__ = [
     "odds",
     "recent",
     "start",
+    "superior",
     "with_candidate",
 ]
 
@@ -342,6 +343,11 @@ def judged(
 ) -> tuple[int, ...]:
     """Analysed outcomes of each candidate so far."""
     return tuple(round(n) for n in reward.seen(est.reward)[:, 2].tolist())
+
+
+def superior(est: Estimators) -> tuple[float, ...]:
+    """The log e-values against "not better", of each candidate."""
+    return tuple(reward.log_e(est.reward)[0][:, 1].tolist())
 
 
 def recent(

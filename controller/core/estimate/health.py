@@ -82,14 +82,20 @@ RECENT = 100.0
 LEAST_RECENT, MOST_RECENT = 200.0, 1e6
 """Bounds of the outcomes that the recent past holds."""
 
-HISTORY = 20.0
+HISTORY = 100.0
 """The history's memory, in recent pasts."""
 
 BEFORE = 20.0
 """Rewards in the history without which nothing is said."""
 
+AGAIN = 50.0
+"""Rewards in the recent past without which a fall is not over."""
+
 LOG_SURPRISE = float(np.log(1e6))
-"""Minus log probability of a recent past that is called a fall, at each look."""
+"""Log likelihood ratio from which a fall is called."""
+
+_FALLS = np.array([0.02, 0.3, 0.6, 0.8])
+"""Rates that are looked for, as parts of the least that is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +104,16 @@ class JoinRate:
 
     recent_n, recent_joined    outcomes and joined ones, fading out
     history_n, history_joined  the same of what has faded out of the recent past, fading slowly
-    is_fallen                  as of the last update; the history stands still meanwhile
+    evidence   per rate that is looked for, the log likelihood ratio of the stretch that speaks for
+               it most, up to now
+    is_fallen  as of the last update; the history stands still meanwhile
     """
 
     recent_n: float = 0.0
     recent_joined: float = 0.0
     history_n: float = 0.0
     history_joined: float = 0.0
+    evidence: tuple[float, ...] = (0.0,) * len(_FALLS)
     is_fallen: bool = False
 
 
@@ -131,6 +140,7 @@ def update_join_rate(rate: JoinRate, outcomes: float, joined: float, *, least: f
         rate,
         recent_n=stays * rate.recent_n + outcomes,
         recent_joined=stays * rate.recent_joined + joined,
+        evidence=_evidence(rate, outcomes, joined, least),
     )
     if not rate.is_fallen:
         kept = float(np.exp(-left / (HISTORY * memory)))
@@ -139,17 +149,29 @@ def update_join_rate(rate: JoinRate, outcomes: float, joined: float, *, least: f
             history_n=kept * rate.history_n + left,
             history_joined=kept * rate.history_joined + left_joined,
         )
-    return replace(after, is_fallen=_is_fallen(after, least))
+    if after.is_fallen:
+        return _recovered(after, least)
+    if max(after.evidence) < LOG_SURPRISE:
+        return after
+    # Of the recent past most lies before the fall: whether it is over is asked of what follows.
+    return replace(after, recent_n=outcomes, recent_joined=joined, is_fallen=True)
+
+
+def _recovered(rate: JoinRate, least: float) -> JoinRate:
+    """The rate that was fallen, and no longer is where enough rewards have come back."""
+    is_back = rate.recent_joined >= max(AGAIN, _line(rate, least) * rate.recent_n)
+    return replace(rate, evidence=(0.0,) * len(_FALLS), is_fallen=False) if is_back else rate
 
 
 def fell(rate: JoinRate) -> JoinFall | None:
     """The fall of the join rate to less than `least` times what it was before, if there is one.
 
-    It begins when the recent past would be too surprising for a rate of `least` times the
-    history: for J of n outcomes joined, exp(-n KL(J/n || p)) <= 10^-6. That is Chernoff's bound of
-    the binomial tail (Hoeffding 1963, theorem 1); it holds for sums with fading weights in
-    (0, 1] too, because log(1 - p + p e^(-w t)) is convex in w. It ends when the recent rate is
-    no longer below that line.
+    It is called by Page's CUSUM (Biometrika 41, 1954): for each of a few rates below the line p,
+    `least` times the history, the log likelihood ratio against p is added up and never let below
+    0, so that it begins anew whenever nothing speaks for a fall. From 0 it reaches log 10^6 by
+    chance about once in 10^6 outcomes if the rate is p itself (Lorden, Ann. Math. Stat. 42, 1971),
+    and practically never at the rates above it that are normal. It ends when the recent rate is
+    no longer below the line.
     """
     if not rate.is_fallen:
         return None
@@ -165,17 +187,17 @@ def _memory(rate: JoinRate) -> float:
     return float(np.clip(RECENT / max(share, 1e-9), LEAST_RECENT, MOST_RECENT))
 
 
-def _is_fallen(rate: JoinRate, least: float) -> bool:
-    if rate.history_joined < BEFORE or rate.recent_n <= 0.0:
-        return False
-    p = min(least * rate.history_joined / rate.history_n, 1.0 - 1e-9)
-    now = rate.recent_joined / rate.recent_n
-    if now >= p:
-        return False
-    return rate.is_fallen or rate.recent_n * _kl(now, p) >= LOG_SURPRISE
+def _line(rate: JoinRate, least: float) -> float:
+    """The least rate that is allowed; 0 while there is too little history."""
+    if rate.history_joined < BEFORE:
+        return 0.0
+    return min(least * rate.history_joined / rate.history_n, 1.0 - 1e-9)
 
 
-def _kl(x: float, p: float) -> float:
-    """Kullback-Leibler divergence of coins x and p, 0 <= x < p < 1."""
-    failures = (1.0 - x) * float(np.log((1.0 - x) / (1.0 - p)))
-    return failures if x <= 0.0 else failures + x * float(np.log(x / p))
+def _evidence(rate: JoinRate, outcomes: float, joined: float, least: float) -> tuple[float, ...]:
+    p = _line(rate, least)
+    if p <= 0.0 or rate.is_fallen:
+        return rate.evidence
+    failed = np.log1p(-_FALLS * p) - np.log1p(-p)
+    gained = joined * np.log(_FALLS) + (outcomes - joined) * failed
+    return tuple(np.maximum(np.array(rate.evidence) + gained, 0.0).tolist())

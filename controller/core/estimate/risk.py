@@ -32,7 +32,7 @@ Sets are dropped when all of their exposures have closed, or nobody is left in t
 size follow what is open, not the length of the history.
 
 Late regressions are found by the mixture of `restart`: bets start anew at each ramp step, and as
-the units that entered grow.
+the units that are done with grow.
 
 Rejected: an event against the units of its whole stratum (too bold, above); events against the
 propensity alone (exact as well, but it wastes the factor above in sample); the ratio of rewards to
@@ -69,7 +69,7 @@ class Risk:
     first, cohort  numbers of the oldest cohort that is kept, and of the one that fills
     filled         units in the cohort that fills
     latest         latest exposure time seen
-    wealth         of the bets; its trials are units that entered
+    wealth         of the bets; its trials are units that left a set in which arms are compared
     log_thetas, log_weights  (K,) float64, the bets
     """
 
@@ -119,7 +119,7 @@ def new_step(risk: Risk) -> Risk:
 
 def observe(risk: Risk, flow: Flow) -> Risk:
     """Let the units of a micro-batch enter, score its events, let units leave: in this order."""
-    return _forget(_score(_fill(_add(risk, flow), flow), flow), flow)
+    return _forget(_score(_fill(_add(risk, flow), flow)), flow)
 
 
 def log_harm(risk: Risk) -> Float:
@@ -175,17 +175,16 @@ def _fill(risk: Risk, flow: Flow) -> Risk:
     return replace(risk, ends=ends, cohort=cohort, filled=0.0, latest=latest)
 
 
-def _score(risk: Risk, flow: Flow) -> Risk:
+def _score(risk: Risk) -> Risk:
     """Bet on the events of sets that are closed for entry, then take out all who are to leave."""
     full = risk.units[: _full(risk)]
     gone = full[..., 1] + full[..., 2]
     rows = np.flatnonzero(gone.any(axis=1))
-    entered = np.bincount(flow.arm, flow.matured, risk.units.shape[1])
-    trials = entered[0] + entered[1:]
     if not len(rows):
-        nothing = np.zeros_like(risk.wealth.log_wealth)
-        return replace(risk, wealth=restart.earned(risk.wealth, nothing, trials))
+        return risk
     gain = _gain(risk.log_thetas, full[rows, :, 0], full[rows, :, 1])
+    both = (full[rows, :1, 0] > 0.0) & (full[rows, 1:, 0] > 0.0)
+    trials = (both * (gone[rows, :1] + gone[rows, 1:])).sum(axis=0)
     units = risk.units.copy()
     units[: len(full), :, 0] = np.maximum(full[..., 0] - gone, 0.0)
     units[: len(full), :, 1:] = 0.0
