@@ -94,7 +94,7 @@ def against_traffic(board: Board) -> Figure:
 
 def over_bound(board: Board) -> Figure:
     """Mean samples to detect, in information bounds, by what is not known."""
-    figure, (ax,) = _axes(1, height=3.4)
+    figure, (ax,) = _axes(1, height=3.9)
     ladders = board.ladders()
     place = np.arange(len(ladders))[::-1]
     steps = (
@@ -112,7 +112,7 @@ def over_bound(board: Board) -> Figure:
     names = [f"{one.problem.name}\nbound {one.problem.bound():,.0f}" for one in ladders]
     ax.set_yticks(place, names)
     ax.set(xlabel="mean requests to 1/alpha = 100, in information bounds", xlim=(0.8, 1.65))
-    ax.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     ax.grid(visible=False, axis="y")
     return figure
 
@@ -169,13 +169,15 @@ def late_labels(board: Board) -> Figure:
 
 
 def _stack(traces: list[Trace], field: str) -> np.ndarray:
-    length = min(len(t.minutes) for t in traces)
-    return np.stack([getattr(t, field)[:length] for t in traces])
+    """(runs, ticks); a ramp that ended keeps its last value."""
+    length = max(len(t.minutes) for t in traces)
+    columns = (getattr(t, field) for t in traces)
+    return np.stack([np.pad(c, (0, length - len(c)), mode="edge") for c in columns])
 
 
 def _median(traces: list[Trace], field: str) -> tuple[np.ndarray, np.ndarray]:
-    values = _stack(traces, field)
-    return _quantile(traces, field, 0.5), traces[0].minutes[: values.shape[1]]
+    longest = max((t.minutes for t in traces), key=len)
+    return _quantile(traces, field, 0.5), longest
 
 
 def _quantile(traces: list[Trace], field: str, q: float) -> np.ndarray:
