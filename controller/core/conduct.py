@@ -60,8 +60,8 @@ def judge(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     rollout = state.rollout
     situation = situated(policy, state)
     if situation is None:
-        why = edited(policy, state) or "the policy has no such step any more"
-        ruling = Ruling(Verdict.HOLD, "policy_changed", why)
+        gone = edited(policy, state) or "the policy has no such step any more"
+        ruling = Ruling(Verdict.HOLD, "policy_changed", gone)
         return replace(state, phase=after(state.phase, Happening.HOLD)), ruling
     ruling = decide.rule(policy.spec.stages[rollout.stage], situation)
     if ruling.verdict is not Verdict.ROLL_BACK and (why := edited(policy, state)) is not None:
