@@ -45,10 +45,14 @@ def candidate_document(seen: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def guard_rows(seen: Mapping[str, Json]) -> list[Json]:
-    """What each guardrail saw of one candidate, of a decision's evidence; `arm` names it."""
+    """What each guardrail saw of one candidate, of a decision's evidence; `arm` names it.
+
+    That of mirrored requests is left out where nothing was mirrored.
+    """
     arm = _object(seen.get("candidate")).get("arm")
     rows: list[Json] = [{"arm": arm, **row} for row in _objects(seen.get("guardrails"))]
-    if shadow := _object(seen.get("shadow")):
+    shadow = _object(seen.get("shadow"))
+    if shadow.get("candidate") is not None:
         rows.append({"arm": arm, **shadow, "detail": "mirrored requests"})
     return rows
 
