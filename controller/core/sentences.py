@@ -97,6 +97,8 @@ def _condition_sentence(row: Mapping[str, Json]) -> str:
     left = row["requests_left"]
     if isinstance(left, int):
         return f"{text}: about {left:,} more requests, as the arms look now"
+    if not row.get("seen", True):
+        return f"{text}: nothing was seen yet"
     return f"{text}: not on its way, as the arms look now"
 
 

@@ -134,7 +134,7 @@ def test_of_several_candidates_each_has_its_own_way_to_go():
     assert [one["arm"] for one in seen["candidates"]] == ["v2", "v3"]
     assert world.told.state.split.weights == {"v1": 4_000, "v2": 3_000, "v3": 3_000}
     better, worse = row(seen, "better"), row(seen, "better", "v3")
-    assert worse["requests_left"] is None
+    assert (worse["requests_left"], worse["seen"]) == (None, True)
     left, before = better["requests_left"], world.requests
     world.go(105, 900, until=lambda now: row(now, "better")["reached"])
     assert world.requests - before == pytest.approx(left, rel=0.15)
@@ -222,6 +222,9 @@ def test_before_anything_was_seen_nothing_is_on_its_way():
     seen = world.explained
     claim = row(seen, "not worse by the margin")
     assert (claim["evidence"], claim["requests_left"], claim["reached"]) == (1.0, None, False)
+    assert not claim["seen"]
+    (words,) = [one for one in seen["sentences"] if one.startswith("v2: not worse")]
+    assert words.endswith("to promote: nothing was seen yet")
     assert "v2 has no outcome yet; v1 has no outcome yet" in seen["sentences"]
     assert seen["guardrails"][0]["candidate"] is None
 
