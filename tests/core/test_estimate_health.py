@@ -29,8 +29,8 @@ def cells(*rows):
 
 @pytest.mark.parametrize("pi", [0.001, 0.05, 0.5, 0.9])
 def test_mean_of_each_bet_is_one_when_the_propensity_is_right(pi):
-    one = np.exp(update(start(), cells((0, pi, 0, 1))).log_wealth)
-    zero = np.exp(update(start(), cells((0, pi, 1, 0))).log_wealth)
+    one = np.exp(update(start(), cells((0, pi, 0, 1))).wealth.log_wealth)
+    zero = np.exp(update(start(), cells((0, pi, 1, 0))).wealth.log_wealth)
     assert np.abs(pi * one + (1 - pi) * zero - 1.0).max() <= 1e-12
 
 
@@ -65,9 +65,9 @@ def test_each_candidate_has_its_own_wealth():
 def test_counts_in_parts_give_what_they_give_at_once():
     parts = update(update(start(), cells((0, 0.3, 70, 20))), cells((0, 0.3, 7, 12)))
     whole = update(start(), cells((0, 0.3, 77, 32)))
-    assert parts.log_wealth == pytest.approx(whole.log_wealth, abs=1e-10)
-    assert codec.decode(SampleRatio, codec.encode(whole)).log_wealth.tolist() == (
-        whole.log_wealth.tolist()
+    assert parts.wealth.log_wealth == pytest.approx(whole.wealth.log_wealth, abs=1e-10)
+    assert codec.decode(SampleRatio, codec.encode(whole)).wealth.log_wealth.tolist() == (
+        whole.wealth.log_wealth.tolist()
     )
 
 
@@ -101,12 +101,12 @@ def test_an_arm_that_loses_a_fifth_of_a_small_share_is_found():
 
 def test_each_bet_is_a_likelihood_ratio_of_binomials():
     pi, n0, n1 = 0.2, 50, 30
-    shares = pi * np.exp(update(start(), cells((0, pi, 0, 1))).log_wealth[0])
+    shares = pi * np.exp(update(start(), cells((0, pi, 0, 1))).wealth.log_wealth[0])
     assert shares.min() < 0.5 * pi
     assert shares.max() > 2.0 * pi
     log_ratio = binom.logpmf(n1, n0 + n1, shares) - binom.logpmf(n1, n0 + n1, pi)
     after = update(start(), cells((0, pi, n0, n1)))
-    assert after.log_wealth[0] == pytest.approx(log_ratio, abs=1e-9)
+    assert after.wealth.log_wealth[0] == pytest.approx(log_ratio, abs=1e-9)
 
 
 # --- the join rate --------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def verdict(**case):
         ({"log_harm": CERTAIN, "in_stage_s": 1.0}, (Verdict.ROLL_BACK, "reward_harm")),
         ({"log_errors": CERTAIN, "in_stage_s": 1.0}, (Verdict.ROLL_BACK, "errors")),
         ({"log_harm": CERTAIN, "log_superior": CERTAIN}, (Verdict.ROLL_BACK, "reward_harm")),
-        ({"log_harm": CERTAIN, "sample_ratio": CERTAIN}, (Verdict.ROLL_BACK, "reward_harm")),
+        ({"log_harm": CERTAIN, "sample_ratio": CERTAIN}, (Verdict.HOLD, "sample_ratio")),
         ({"sample_ratio": CERTAIN}, (Verdict.HOLD, "sample_ratio")),
         ({"sample_ratio": CERTAIN, "log_superior": CERTAIN}, (Verdict.HOLD, "sample_ratio")),
         ({"sample_ratio": CERTAIN, "lift": SMALL}, (Verdict.HOLD, "sample_ratio")),

@@ -76,7 +76,6 @@ def test_a_step_lasts_at_least_until_its_own_exposures_have_closed():
     [
         {},
         {"step": LAST, "log_noninferior": (CERTAIN,), "log_superior": CERTAIN},
-        {"sample_ratio": CERTAIN},
         {"in_step_s": 0.0},
         {"candidate": arm("v2", 1, 0.0)},
         {"in_stage_s": DAY_S},
@@ -141,6 +140,19 @@ def test_a_promotion_needs_as_many_units_as_the_policy_asks_for():
     assert verdict(**proven, case={"min_units": 1_000})[0] is Verdict.PROMOTE
 
 
+@pytest.mark.parametrize("lost", ["log_exposures", "log_outcomes"])
+def test_only_evidence_beyond_that_of_lost_events_counts(lost):
+    harm = -math.log(0.01 * 3 / 6) + 1e-9  # of the closed prefix, beside the errors' guardrail
+    seen = {"log_harm": harm + 5.0}
+    assert verdict(**seen, signals={lost: 4.9})[0] is Verdict.ROLL_BACK
+    assert verdict(**seen, signals={lost: 5.1})[0] is Verdict.ADVANCE
+    proof = {"step": LAST, "log_noninferior": (math.log(100) + 5.0,)}
+    assert verdict(**proof, signals={lost: 4.9})[0] is Verdict.PROMOTE
+    assert verdict(**proof, signals={lost: 5.1}) == (Verdict.HOLD, "not_proven")
+    # A sample ratio that is sound takes nothing off, and gives nothing either.
+    assert verdict(log_harm=harm - 1e-6, signals={lost: -50.0})[0] is Verdict.ADVANCE
+
+
 @pytest.mark.parametrize(
     ("signals", "cause"),
     [
@@ -153,7 +165,8 @@ def test_a_promotion_needs_as_many_units_as_the_policy_asks_for():
 def test_each_signal_holds_whatever_is_proven_and_rolls_nothing_back(signals, cause):
     proven = {"step": LAST, "log_noninferior": (CERTAIN,)}
     assert verdict(**proven, signals=signals) == (Verdict.HOLD, cause)
-    assert verdict(log_harm=CERTAIN, signals=signals)[0] is Verdict.ROLL_BACK
+    # Harm beyond what lost units would look like rolls back all the same.
+    assert verdict(log_harm=2 * CERTAIN, signals=signals)[0] is Verdict.ROLL_BACK
 
 
 @given(

@@ -39,7 +39,7 @@ def verdict(**case):
         (BEST | {"log_harm": CERTAIN}, (Verdict.ROLL_BACK, "reward_harm")),
         (BEST | {"log_errors": CERTAIN}, (Verdict.ROLL_BACK, "errors")),
         (BEST | {"sample_ratio": CERTAIN}, (Verdict.HOLD, "sample_ratio")),
-        ({"sample_ratio": CERTAIN, "log_harm": CERTAIN}, (Verdict.ROLL_BACK, "reward_harm")),
+        ({"sample_ratio": CERTAIN, "log_harm": CERTAIN}, (Verdict.HOLD, "sample_ratio")),
     ],
 )
 def test_each_case_has_its_verdict(case, expected):

@@ -11,6 +11,13 @@ of the ways that a policy uses sum to one: so the chance of *any* false rollback
 in the rollout, a claim that picks one of them needs K / alpha. That nothing bad was found is no
 condition: a guardrail passes when it is *proven* that its bound is kept.
 
+**Lost events.** The e-values that compare arms by their propensity rest on it: if the exposures of
+one arm are lost, those of the other alone seem to speak against it. The sample ratio sees the same
+loss, and nothing else, so what it says is taken off: what counts is the evidence *beyond* that arms
+were lost. Where none are lost that is next to nothing, for the e-value of a sound sample ratio
+exceeds K with probability 1 / K at most; where they are, it grows faster than what a loss does to any
+other. The fast path looks at units that came, and needs nothing taken off.
+
 **Hold.** Signals about the data themselves: they say that evidence cannot be trusted, in either
 direction, and move nothing.
 """
@@ -117,13 +124,19 @@ def all_conditions(stage: Stage, situation: Situation) -> tuple[Condition, ...]:
 
 def harm(situation: Situation, seen: CandidateEvidence, alpha: float) -> tuple[Condition, ...]:
     """The ways in which this candidate may be rolled back, each with its share of alpha."""
-    arm = seen.candidate.arm
+    arm, lost = seen.candidate.arm, situation.health.log_lost
     ways: list[tuple[str, str, float, GuardEvidence | None]]
-    ways = [("reward_harm", "worse reward, outcomes that are final", seen.log_harm, None)]
+    final = "worse reward, outcomes that are final"
+    ways = [("reward_harm", final, seen.log_harm - lost, None)]
     if situation.has_fast_path:
         ways.append(("reward_fast", "worse reward, as it comes in", seen.log_harm_fast, None))
     ways += [
-        (GUARD_CAUSES[guard.metric], f"more than allowed: {named(guard)}", guard.log_worse, guard)
+        (
+            GUARD_CAUSES[guard.metric],
+            f"more than allowed: {named(guard)}",
+            guard.log_worse - lost,
+            guard,
+        )
         for guard in seen.guards
     ]
     rewards = sum(1 for cause, *_ in ways if cause == "reward_guardrail")
@@ -137,14 +150,16 @@ def harm(situation: Situation, seen: CandidateEvidence, alpha: float) -> tuple[C
 def promotion(stage: Stage, situation: Situation, seen: CandidateEvidence) -> tuple[Condition, ...]:
     """What must be proven before this candidate is promoted."""
     arm, alpha = seen.candidate.arm, promotion_alpha(stage)
+    lost = situation.health.log_lost
     if stage.canary is not None:
         log_e, name = seen.log_noninferior[situation.rollout.stage], "not worse by the margin"
-        claim = Condition(arm, "not_worse", name, log_e, alpha / seen.multiplicity, "promote")
+        best = alpha / seen.multiplicity
+        claim = Condition(arm, "not_worse", name, log_e - lost, best, "promote")
     else:
         best = alpha / seen.multiplicity
-        claim = Condition(arm, "better", "better", seen.log_superior, best, "promote")
+        claim = Condition(arm, "better", "better", seen.log_superior - lost, best, "promote")
     rivals = _rivals(situation, seen, alpha) if stage.thompson is not None else ()
-    return (claim, *rivals, *guards_within(seen, alpha))
+    return (claim, *rivals, *guards_within(seen, alpha, lost))
 
 
 def _rivals(situation: Situation, seen: CandidateEvidence, alpha: float) -> tuple[Condition, ...]:
@@ -153,20 +168,27 @@ def _rivals(situation: Situation, seen: CandidateEvidence, alpha: float) -> tupl
     if not situation.is_binary:
         return ()
     return tuple(
-        Condition(arm, "rivals", f"better than {name}", log_e, alpha / seen.multiplicity, "promote")
+        Condition(
+            arm,
+            "rivals",
+            f"better than {name}",
+            log_e - situation.health.log_lost,
+            alpha / seen.multiplicity,
+            "promote",
+        )
         for name, log_e in zip(situation.rollout.candidates, seen.log_better, strict=True)
         if name != arm and name in live
     )
 
 
-def guards_within(seen: CandidateEvidence, alpha: float) -> tuple[Condition, ...]:
+def guards_within(seen: CandidateEvidence, alpha: float, lost: float) -> tuple[Condition, ...]:
     """That each guardrail's bound is kept."""
     return tuple(
         Condition(
             seen.candidate.arm,
             "guardrail_unproven",
             f"within the bound: {named(guard)}",
-            guard.log_within,
+            guard.log_within - lost,
             alpha,
             "promote",
             guard,

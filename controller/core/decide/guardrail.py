@@ -7,9 +7,14 @@ evidence cannot be trusted, in either direction.
 
 from __future__ import annotations
 
+from typing import Final
+
 from controller.core.decide.conditions import Condition, harm, named, sample_ratio
 from controller.core.decide.situation import Situation, for_people
 from controller.core.model import CandidateEvidence, GuardEvidence, Ruling, Verdict
+
+ENOUGH_OUTCOMES: Final = 100
+"""Outcomes from which it is strange that not one has a reward: before, a rollout has just begun."""
 
 
 def harmed(situation: Situation, alpha: float) -> Ruling | None:
@@ -55,7 +60,7 @@ def _rewards(situation: Situation) -> tuple[str, str] | None:
     health = situation.health
     outcomes = sum(seen.candidate.n for seen in situation.live)
     outcomes += situation.evidence[0].champion.n
-    if outcomes and not health.rewards:
+    if outcomes >= ENOUGH_OUTCOMES and not health.rewards:
         # All are the default, so the arms look alike to the last digit: a broken pipe does that.
         return "no_rewards", f"no reward came for any of {outcomes} outcomes, so they say nothing"
     if health.join_fall is not None:

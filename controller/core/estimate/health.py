@@ -29,32 +29,39 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from controller.core.estimate import restart
+from controller.core.estimate.restart import Wealth
 from controller.core.model import Cells, Float
 
 LOG_THRESHOLD = float(np.log(1e4))
 """The log e-value from which the sample ratio counts as wrong."""
 
-_STEPS = np.array([0.01, 0.02, 0.03, 0.04, 0.055, 0.08, 0.12, 0.2, 0.35, 0.6, 1.2])
-_STEP_WEIGHTS = np.array([0.02, 0.05, 0.2, 0.35, 0.15, 0.05, 0.05, 0.04, 0.04, 0.03, 0.03])
+_STEPS = np.array([0.01, 0.02, 0.03, 0.04, 0.055, 0.08, 0.12, 0.2, 0.35, 0.6, 1.2, 2.5])
+_STEP_WEIGHTS = np.array([0.02, 0.05, 0.2, 0.35, 0.15, 0.05, 0.05, 0.04, 0.03, 0.02, 0.02, 0.02])
 _LOG_ODDS = np.concatenate([-_STEPS, _STEPS])
 _LOG_WEIGHTS = np.log(np.tile(_STEP_WEIGHTS / (2.0 * _STEP_WEIGHTS.sum()), 2))
+
+KEPT = 0.9
+"""The part of the stake that is in from the first unit on; the rest finds a loss that begins later,
+which must not look like harm meanwhile: the tests of harm begin again, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRatio:
-    """log_wealth  (C, M) float64: per candidate, what each multiplier's bet made of 1."""
+    """What each multiplier's bet made of 1, per candidate."""
 
-    log_wealth: Float
+    wealth: Wealth
 
 
 def start(candidates: int = 1) -> SampleRatio:
     """Every bet begins with 1."""
-    return SampleRatio(log_wealth=np.zeros((candidates, len(_LOG_ODDS))))
+    bets = len(_LOG_ODDS)
+    return SampleRatio(restart.fresh(bets, candidates, restarted=bets))
 
 
 def with_candidate(ratio: SampleRatio) -> SampleRatio:
     """One more candidate joins."""
-    return SampleRatio(log_wealth=np.pad(ratio.log_wealth, ((0, 1), (0, 0))))
+    return SampleRatio(restart.joined(ratio.wealth, start().wealth))
 
 
 def update(ratio: SampleRatio, cells: Cells) -> SampleRatio:
@@ -64,14 +71,14 @@ def update(ratio: SampleRatio, cells: Cells) -> SampleRatio:
     # p' = m pi / (1 - pi + m pi), so p' / pi = m / c and (1 - p') / (1 - pi) = 1 / c
     c = np.log1p(pi[:, np.newaxis] * np.expm1(_LOG_ODDS))
     gain = n1[:, np.newaxis] * _LOG_ODDS - (n0 + n1)[:, np.newaxis] * c
-    own = np.arange(len(ratio.log_wealth))[:, np.newaxis] == cells.candidate[coins]
-    return SampleRatio(log_wealth=ratio.log_wealth + own.astype(np.float64) @ gain)
+    candidates = np.arange(len(ratio.wealth.trials))[:, np.newaxis]
+    own = (candidates == cells.candidate[coins]).astype(np.float64)
+    return SampleRatio(restart.earned(ratio.wealth, own @ gain, own @ (n0 + n1)))
 
 
 def log_sample_ratio(ratio: SampleRatio) -> Float:
     """Log e-values against the known propensities, (C,)."""
-    log_e: Float = np.logaddexp.reduce(ratio.log_wealth + _LOG_WEIGHTS, axis=1)
-    return log_e
+    return restart.mixed(_LOG_WEIGHTS, ratio.wealth, KEPT)
 
 
 # --- do rewards come ------------------------------------------------------------------------------

@@ -137,11 +137,11 @@ def log_mixed(book: Book, wealth: Wealth) -> Float:
     return mixed(book.log_weights[: book.restarted], wealth)
 
 
-def mixed(log_weights: Float, wealth: Wealth) -> Float:
-    """The same for the weights, (R,), of the leading bets."""
+def mixed(log_weights: Float, wealth: Wealth, kept: float = KEPT) -> Float:
+    """The same for the weights, (R,), of the leading bets; `kept` of it is in from the start."""
     leading = wealth.log_wealth[:, : len(log_weights)]
     first = np.logaddexp.reduce(log_weights + leading, axis=1)
     again = np.logaddexp.reduce(log_weights + wealth.log_restarted, axis=1)
     later = np.logaddexp(again, wealth.log_cash)
-    total: Float = np.logaddexp(np.log(KEPT) + first, np.log1p(-KEPT) + later)
+    total: Float = np.logaddexp(np.log(kept) + first, np.log1p(-kept) + later)
     return total

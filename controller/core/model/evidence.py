@@ -153,3 +153,8 @@ class Signals:
     join_fall: tuple[float, float] | None = None
     silent_s: float = 0.0
     stale_after_s: float = float("inf")
+
+    @property
+    def log_lost(self) -> float:
+        """The log e-value against "every unit that was assigned is here", at least 0."""
+        return max(self.log_exposures, self.log_outcomes, 0.0)
