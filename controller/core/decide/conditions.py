@@ -15,8 +15,8 @@ condition: a guardrail passes when it is *proven* that its bound is kept.
 one arm are lost, those of the other alone seem to speak against it. The sample ratio sees the same
 loss, and nothing else, so what it says is taken off: what counts is the evidence *beyond* that arms
 were lost. Where none are lost that is next to nothing, for the e-value of a sound sample ratio
-exceeds K with probability 1 / K at most; where they are, it grows faster than what a loss does to any
-other. The fast path looks at units that came, and needs nothing taken off.
+exceeds K with probability 1 / K at most; where they are, it grows faster than what a loss does to
+any other. The fast path looks at units that came, and needs nothing taken off.
 
 **Hold.** Signals about the data themselves: they say that evidence cannot be trusted, in either
 direction, and move nothing.
