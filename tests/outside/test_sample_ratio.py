@@ -53,17 +53,23 @@ def test_six_hundred_to_four_hundred_is_a_mismatch():
 
 @pytest.mark.parametrize(("share", "least"), [(0.05, 0.5), (0.4, 0.5), (0.9, 0.8)])
 def test_a_fall_of_the_join_rate_is_called_when_it_is_no_chance(share: float, least: float):
-    """Source: scipy, binom.cdf: where a fall is called, that few rewards have a probability of at
-    most 1e-6 if rewards come `least` times as often as before; they come at a tenth of that."""
+    """Source: scipy, binom.logpmf. Page (1954): called once some stretch up to now is a million
+    times as likely under a lower rate as under `least` times what it was: here by trying all."""
     rate = JoinRate()
     for _ in range(300):
         rate = update_join_rate(rate, 1_000.0, 1_000.0 * share, least=least)
     assert fell(rate) is None
-    for _ in range(10_000):
-        rate = update_join_rate(rate, 20.0, 20.0 * share * least * 0.1, least=least)
-        if fell(rate) is not None:
-            break
+    line = least * rate.history_joined / rate.history_n
+    low = line * np.array([0.02, 0.3, 0.6, 0.8])
+    joined = np.random.default_rng(8).binomial(20, 0.3 * share * least, 400)
+    gains = binom.logpmf(joined[:, None], 20, low) - binom.logpmf(joined[:, None], 20, line)
+    sums = np.concatenate([np.zeros((1, 4)), np.cumsum(gains, axis=0)])
+    best = [(sums[n] - sums[: n + 1].min(axis=0)).max() for n in range(1, len(sums))]
+    called = next(n for n, value in enumerate(best) if value >= math.log(1e6))
+    for n in range(called):
+        rate = update_join_rate(rate, 20.0, float(joined[n]), least=least)
+        assert fell(rate) is None
+    # The history fades a little meanwhile, so the call may come some batches later.
+    for n in range(called, called + 1 + called // 5):
+        rate = update_join_rate(rate, 20.0, float(joined[n]), least=least)
     assert fell(rate) is not None
-    before = rate.history_joined / rate.history_n
-    few, many = math.floor(rate.recent_joined), math.ceil(rate.recent_n)
-    assert binom.cdf(few, many, least * before) <= 1.01e-6
