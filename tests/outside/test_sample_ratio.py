@@ -30,8 +30,8 @@ def log_e(n0: float, n1: float, pi: float) -> float:
 def test_the_e_value_has_the_mean_one_under_the_split(n: int, pi: float):
     """Source: scipy, binom.pmf, all outcomes enumerated."""
     k = np.arange(n + 1)
-    values = np.exp([log_e(float(n - i), float(i), pi) for i in k])
-    assert (binom.pmf(k, n, pi) * values).sum() == pytest.approx(1.0, abs=1e-9)
+    logs = np.array([log_e(float(n - i), float(i), pi) for i in k])
+    assert np.exp(binom.logpmf(k, n, pi) + logs).sum() == pytest.approx(1.0, abs=1e-9)
 
 
 @pytest.mark.parametrize(
