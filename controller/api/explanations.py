@@ -52,6 +52,9 @@ class ConditionView(Answer):
         "now; null: not on its way, or it is not for promotion",
     )
     holds: bool = Field(default=False, description="the rollout stays where it is because of it")
+    seen: bool = Field(
+        default=True, description="false: nothing was observed that it is about, so nobody knows"
+    )
 
 
 class LogEvidence(Answer):

@@ -100,7 +100,7 @@ def _conditions(conditions: list[dict[str, Json]]) -> None:
 def _condition(row: Mapping[str, Json]) -> dict[str, Json]:
     left = row.get("requests_left")
     is_of_now = row.get("then") == "promote" and "holds" in row
-    unknown = "not in sight" if is_of_now else None
+    unknown = ("not in sight" if row.get("seen", True) else "unknown yet") if is_of_now else None
     return {
         "candidate": row.get("candidate"),
         "what": f"{row.get('name')}{' *' if row.get('holds') else ''}",

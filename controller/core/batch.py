@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar, get_args, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
@@ -81,6 +81,8 @@ def between(batch: EventBatch, start: int, end: int) -> EventBatch:
 
 
 def _between(columns: Columns, start: int, end: int) -> Columns:
+    if not len(columns.offset):
+        return columns
     if isinstance(columns, Tallies):  # which stand in any order
         return select(columns, (columns.offset >= start) & (columns.offset < end))
     low, high = np.searchsorted(columns.offset, (start, end))
@@ -110,6 +112,8 @@ def _merge(pieces: Sequence[EventBatch], tick: Tick) -> MicroBatch:
 
 
 def _exposures(columns: Exposed, translation: np.ndarray) -> Exposed:
+    if not len(columns.offset):
+        return columns
     renamed = _renamed(columns, "arm", translation)
     # -1, "none", must stay what it is
     return _renamed(renamed, "segment", np.append(translation, -1))
@@ -122,15 +126,13 @@ def _renamed(columns: Columns, column: str, translation: np.ndarray) -> Columns:
 
 
 def _concatenate(parts: Sequence[Columns], kind: type[Columns]) -> Columns:
-    if len(parts) == 1:
-        return parts[0]
-    return kind(*(_column(parts, kind, f.name) for f in fields(kind)))
-
-
-def _column(parts: Sequence[Columns], kind: type[Columns], name: str) -> np.ndarray:
-    if parts:
-        return np.concatenate([getattr(part, name) for part in parts])
-    return np.empty(0, dtype=DTYPES[kind][name])
+    some = [part for part in parts if len(part.offset)]
+    if not some:
+        nothing: Columns = _NOTHING[kind]
+        return nothing
+    if len(some) == 1:
+        return some[0]
+    return kind(*(np.concatenate([getattr(p, f.name) for p in some]) for f in fields(kind)))
 
 
 def _dtypes(kind: type) -> dict[str, type[np.generic]]:
@@ -141,6 +143,12 @@ def _dtypes(kind: type) -> dict[str, type[np.generic]]:
 
 DTYPES = {kind: _dtypes(kind) for kind in (Exposures, Rewards, Covariates, Tallies)}
 """The types of the columns, for batches without rows."""
+
+_NOTHING: Final[dict[type, Any]] = {
+    kind: kind(*(np.empty(0, dtype=scalar) for scalar in types.values()))
+    for kind, types in DTYPES.items()
+}
+"""No rows, of each kind."""
 
 
 def select(columns: Columns, mask: np.ndarray) -> Columns:

@@ -13,6 +13,7 @@ left: at the present growth of an e-value, how many requests until it is complet
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from controller.core import estimate
 from controller.core.case import situated
@@ -45,7 +46,11 @@ def explanation(policy: Policy, state: State) -> dict[str, Json]:
         "candidates": [candidate_document(candidate_summary(one)) for one in seen],
         "conditions": [
             condition_document(condition)
-            | {"requests_left": left, "holds": _holds(condition, state.said)}
+            | {
+                "requests_left": left,
+                "holds": _holds(condition, state.said),
+                "seen": _is_seen(condition, seen),
+            }
             for condition, left in rows
         ],
         "guardrails": [row for one in seen for row in guard_rows(candidate_summary(one))],
@@ -62,6 +67,14 @@ def _holds(condition: Condition, said: Said) -> bool:
     claims = {"not_worse": "not_proven", "better": "not_proven"}
     is_meant = claims.get(condition.cause, condition.cause) == said.cause
     return condition.then == "promote" and is_meant and not condition.is_met
+
+
+def _is_seen(condition: Condition, seen: Sequence[CandidateEvidence]) -> bool:
+    """Whether both arms have shown anything that the condition is about."""
+    if condition.guard is not None:
+        return condition.guard.candidate is not None and condition.guard.champion is not None
+    of = [one for one in seen if one.candidate.arm == condition.candidate]
+    return all(one.candidate.n > 0 and one.champion.n > 0 for one in of)
 
 
 def _rows(policy: Policy, state: State, situation: Situation) -> list[tuple[Condition, int | None]]:

@@ -45,10 +45,14 @@ def candidate_document(seen: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def guard_rows(seen: Mapping[str, Json]) -> list[Json]:
-    """What each guardrail saw of one candidate, of a decision's evidence; `arm` names it."""
+    """What each guardrail saw of one candidate, of a decision's evidence; `arm` names it.
+
+    That of mirrored requests is left out where nothing was mirrored.
+    """
     arm = _object(seen.get("candidate")).get("arm")
     rows: list[Json] = [{"arm": arm, **row} for row in _objects(seen.get("guardrails"))]
-    if shadow := _object(seen.get("shadow")):
+    shadow = _object(seen.get("shadow"))
+    if shadow.get("candidate") is not None:
         rows.append({"arm": arm, **shadow, "detail": "mirrored requests"})
     return rows
 
@@ -93,6 +97,8 @@ def _condition_sentence(row: Mapping[str, Json]) -> str:
     left = row["requests_left"]
     if isinstance(left, int):
         return f"{text}: about {left:,} more requests, as the arms look now"
+    if not row.get("seen", True):
+        return f"{text}: nothing was seen yet"
     return f"{text}: not on its way, as the arms look now"
 
 

@@ -16,7 +16,7 @@ from scipy.stats import binom
 
 from tests.bench import ours, scenes
 
-SEED, COUNTS, EVENTS = 7, 30, 12
+SEED, COUNTS, EVENTS = 7, 120, 24
 BY_COUNTS = [name for name in scenes.NULLS if name not in scenes.EVENT_LEVEL]
 
 

@@ -123,7 +123,7 @@ def test_the_next_step_must_not_risk_more_than_the_budget():
     # The last step risks no more than it has already.
     assert verdict(step=LAST, risk=math.inf, log_noninferior=(CERTAIN,))[0] is Verdict.PROMOTE
     bold = stage(canary=STEPS | {"budget": "100%"})
-    assert rule(bold, situation(risk=1.0)).verdict is Verdict.ADVANCE
+    assert rule(bold, situation(risk=math.inf)).verdict is Verdict.ADVANCE
 
 
 def test_a_promotion_needs_every_guardrail_proven_to_be_kept():

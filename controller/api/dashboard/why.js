@@ -34,7 +34,7 @@ function progress({ evidence, threshold, reached }) {
 function ahead(row) {
   if (row.reached) return "reached";
   if (row.then !== "promote" || row.requests_left === undefined) return "";
-  if (row.requests_left == null) return "not in sight";
+  if (row.requests_left == null) return row.seen === false ? "unknown yet" : "not in sight";
   return `≈ ${format.compact(row.requests_left)} requests left`;
 }
 

@@ -74,8 +74,8 @@ def _too_risky(canary: Canary, situation: Situation, weights: dict[str, int]) ->
     """A hold while the next share could cost more than the budget, else None."""
     seen = situation.only
     share = canary.steps[situation.rollout.step + 1]
-    if share * seen.risk <= canary.budget:
-        return None
+    if canary.budget >= 1.0 or share * seen.risk <= canary.budget:
+        return None  # a budget of everything asks for nothing, even where nothing is known
     reason = (
         f"{_step(canary, situation)}: {seen.candidate.arm} may still be worse by "
         f"{_loss(seen.risk)}; {share:.3g} of the traffic would risk more than the budget of "

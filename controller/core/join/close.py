@@ -6,6 +6,8 @@ unit are joined then and not before, because the last exposure of the unit is no
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from controller.core.join.attach import join
@@ -25,6 +27,10 @@ def close(table: Table, rule: JoinRule, clock: float) -> Closed:
     then by request key.
     """
     watermark = table.advance(clock) - rule.grace_s
+    return _NOTHING if table.is_empty else _certain(table, rule, watermark)
+
+
+def _certain(table: Table, rule: JoinRule, watermark: float) -> Closed:
     refusals = Refusals()
     if table.maturing is not None:
         _mature(table, watermark)
@@ -202,3 +208,7 @@ def _unchain(table: Table, rows: Int) -> None:
     sizes = np.diff(np.append(first, unit.size))
     table.units.count[unit[first]] -= sizes.astype(np.int32)
     table.drop_units(unit[first])
+
+
+_NOTHING: Final = _certain(Table(), JoinRule(1.0, 1.0, 0.0, 0.0, 1.0), -np.inf)
+"""What an empty table has to say."""

@@ -91,6 +91,12 @@ class Table:
         total += self.maturing.nbytes if self.maturing is not None else 0
         return total + sum(rows.nbytes for _, rows in self.closed)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is remembered that a `close` could say anything of."""
+        waits = self.waiting.time.size or self.unit_waiting.time.size or self.lately.arm.size
+        return not (len(self.by_request) or len(self.by_id) or waits)
+
     def advance(self, clock: float) -> float:
         """The clock from now on: never earlier than before."""
         self.clock = max(self.clock, clock)

@@ -1,0 +1,122 @@
+"""The vocabulary: the values that pass between the rooms of the house.
+
+Two kinds of value live here. Small ones (a split, a decision, an effect) are frozen dataclasses.
+Large ones (exposures, rewards, outcomes) are *columns*: one NumPy array per field, all of one
+length, in log order. Text that serves as a key (request id, unit, reward id) is carried as its
+xxh64, 0 for "absent"; the text itself stays in the event log, found again by its offset.
+
+An *offset* is the number of an event in the log of its model, counted from 0.
+Times are epoch seconds (float64), shares are basis points (int, 10 000 is everything).
+"""
+
+from __future__ import annotations
+
+from controller.core.model.decisions import (
+    Decision,
+    Effect,
+    KeepRejected,
+    Rollout,
+    Ruling,
+    SetSplit,
+    weights_sentence,
+)
+from controller.core.model.events import (
+    CommandEvent,
+    ControlEvent,
+    Covariates,
+    EventBatch,
+    Exposures,
+    Rejected,
+    Rewards,
+    SplitEvent,
+    Tallies,
+    Tick,
+    VersionEvent,
+)
+from controller.core.model.evidence import (
+    ArmSummary,
+    CandidateEvidence,
+    Growth,
+    GuardEvidence,
+    Health,
+    Lift,
+    Signals,
+)
+from controller.core.model.reports import (
+    ArmReport,
+    Report,
+)
+from controller.core.model.splits import (
+    Split,
+    Version,
+)
+from controller.core.model.sums import (
+    Cells,
+    Flow,
+    Outcomes,
+    Sample,
+)
+from controller.core.model.words import (
+    BASIS,
+    NO_EPOCH,
+    Bool,
+    Float,
+    Int,
+    Json,
+    Key,
+    Operation,
+    Phase,
+    Reason,
+    Role,
+    Verdict,
+    key,
+)
+
+__all__ = [
+    "BASIS",
+    "NO_EPOCH",
+    "ArmReport",
+    "ArmSummary",
+    "Bool",
+    "CandidateEvidence",
+    "Cells",
+    "CommandEvent",
+    "ControlEvent",
+    "Covariates",
+    "Decision",
+    "Effect",
+    "EventBatch",
+    "Exposures",
+    "Float",
+    "Flow",
+    "Growth",
+    "GuardEvidence",
+    "Health",
+    "Int",
+    "Json",
+    "KeepRejected",
+    "Key",
+    "Lift",
+    "Operation",
+    "Outcomes",
+    "Phase",
+    "Reason",
+    "Rejected",
+    "Report",
+    "Rewards",
+    "Role",
+    "Rollout",
+    "Ruling",
+    "Sample",
+    "SetSplit",
+    "Signals",
+    "Split",
+    "SplitEvent",
+    "Tallies",
+    "Tick",
+    "Verdict",
+    "Version",
+    "VersionEvent",
+    "key",
+    "weights_sentence",
+]

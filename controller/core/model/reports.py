@@ -1,0 +1,59 @@
+"""What people see of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.core.model.evidence import Lift
+from controller.core.model.words import Json, Phase, Role, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class ArmReport:
+    """One arm, for people: totals over the life of the log, mean and interval of the rollout.
+
+    units, mean, interval  of what is analysed (see `Outcomes.analysed`) in the present rollout, or
+                           of all outcomes when no rollout is on
+    """
+
+    arm: str
+    role: Role
+    weight: int
+    weight_in_force: int
+    exposures: int
+    outcomes: int
+    pending: int
+    rewards: int
+    errors: int
+    units: int
+    mean: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Where a model stands, for people: contract 4.4, `/v1/models/{model}/arms`.
+
+    candidate  the first of `candidates`: those that are in the rollout now
+    segments   splits of their own by header value, basis points, where the policy has segments
+    """
+
+    model: str
+    time: float
+    phase: Phase
+    stage: str
+    step: int
+    epoch: int
+    epoch_in_force: int
+    verdict: Verdict
+    cause: str
+    reason: str
+    champion: str
+    candidate: str | None
+    candidates: tuple[str, ...]
+    queue: tuple[str, ...]
+    arms: tuple[ArmReport, ...]
+    lift: dict[str, Lift]
+    segments: dict[str, dict[str, int]]
+    health: dict[str, Json]
+    rejected: dict[str, int]
