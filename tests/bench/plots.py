@@ -102,16 +102,16 @@ def over_bound(board: Board) -> Figure:
         ("mixture", "+ does not know the effect", ORANGE),
         ("estimators", "+ champion learnt, restarts, batches: the product", BLUE),
     )
-    for offset, (field, label, color) in zip((0.26, 0.0, -0.26), steps, strict=True):
+    for offset, (field, label, color) in zip((0.2, 0.0, -0.2), steps, strict=True):
         found = [(p, getattr(one, field)) for p, one in zip(place, ladders, strict=True)]
         found = [(p, step) for p, step in found if step is not None]
-        ax.barh([p + offset for p, _ in found], [s.ratio for _, s in found], 0.24, color=color,
-                xerr=[2 * s.error for _, s in found], label=label,
-                error_kw={"linewidth": 0.8})  # fmt: skip
+        ax.errorbar([s.ratio for _, s in found], [p + offset for p, _ in found],
+                    xerr=[2 * s.error for _, s in found], color=color, label=label,
+                    linestyle="", marker="o", markersize=6, elinewidth=1.2)  # fmt: skip
     ax.axvline(1.0, color=BLACK, linewidth=1.0)
     names = [f"{one.problem.name}\nbound {one.problem.bound():,.0f}" for one in ladders]
     ax.set_yticks(place, names)
-    ax.set(xlabel="mean requests to 1/alpha = 100, in information bounds", xlim=(0.8, 1.65))
+    ax.set(xlabel="mean requests to 1/alpha = 100, in information bounds", xlim=(0.95, 1.6))
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     ax.grid(visible=False, axis="y")
     return figure
