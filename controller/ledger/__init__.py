@@ -33,7 +33,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Engine, Select, func, select
 
-from controller.core.model import Decision, Effect, Rejected
+from controller.core.model import Decision, Effect, Rejected, SetSplit, Split
 from controller.ledger import writer
 from controller.ledger.database import mapped_errors, open_engine, reading, writing
 from controller.ledger.rows import GENESIS, decision_of, effect_of, is_intact
@@ -127,6 +127,19 @@ class Ledger:
             )
             for row in self._rows(query)
         )
+
+    def last_split(self, model: str) -> Split | None:
+        """The split that was wanted last, whether or not it came into force."""
+        query = (
+            select(effects)
+            .where(effects.c.model == model, effects.c.kind == "set_split")
+            .order_by(effects.c.number.desc(), effects.c.ordinal.desc())
+            .limit(1)
+        )
+        for row in self._rows(query):
+            effect = effect_of(row["kind"], row["body"])
+            return effect.split if isinstance(effect, SetSplit) else None
+        return None
 
     def effect_done(self, model: str, number: int, ordinal: int) -> None:
         """Mark an effect as read back from the world. The first time counts.

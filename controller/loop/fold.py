@@ -24,6 +24,8 @@ from controller.core.model import (
     Rejected,
     Report,
     SetSplit,
+    Split,
+    VersionEvent,
 )
 from controller.core.policy import Policy, digest, parse
 from controller.core.report import report
@@ -61,6 +63,14 @@ class Turned:
     state: State
 
 
+@dataclass(frozen=True, slots=True)
+class LastKnown:
+    """A split, and where its arms answer."""
+
+    split: Split
+    endpoints: dict[str, tuple[str, ...]]
+
+
 class Fold:
     """The fold over one model's log."""
 
@@ -83,6 +93,24 @@ class Fold:
         self._close_effects(state)
         self._state = state
         return Turned(decisions, report(self.policy, state), self.policy, state)
+
+    def last_known(self) -> LastKnown | None:
+        """What routers need to go on as they are, where the log cannot be folded.
+
+        The split that the ledger says was wanted last, and the endpoints that the policy and the
+        versions in the log name. None before the first split.
+        """
+        split = self._ledger.last_split(self.model)
+        if split is None:
+            return None
+        champion = self.policy.spec.champion
+        endpoints = {champion.version: champion.endpoints}
+        for block in _blocks(self._stream, self.model, 0, None):
+            lines = [line for line in block.lines if b'"version"' in line]
+            for event in codec.decode(self.model, block.start, lines, others="skip").control:
+                if isinstance(event, VersionEvent) and event.endpoints:
+                    endpoints[event.version] = event.endpoints
+        return LastKnown(split, endpoints)
 
     def snapshot(self) -> None:
         """Write a snapshot now, so that the next start has nothing to fold."""

@@ -131,6 +131,7 @@ class Wheel:
         self._ticked: dict[str, float] = {}
         self._states: dict[str, State] = {}
         self._published: list[RoutedModel] = []
+        self._stand_ins: dict[str, RoutedModel] = {}
         self.troubles: dict[str, str] = {}
 
     @property
@@ -249,7 +250,8 @@ class Wheel:
 
     async def _act(self) -> None:
         """Publish what is wanted and note in the log what the routers have accepted."""
-        routed = [self._routed(model) for model in sorted(self._states)]
+        await self._stand_in()
+        routed = [self._routed(m) for m in sorted(self._states)] + list(self._stand_ins.values())
         if routed != self._published:
             await self._router.publish(routed)
             self._published = routed
@@ -267,6 +269,22 @@ class Wheel:
         if lines:
             await self.append(lines)
             self.hurry()
+
+    async def _stand_in(self) -> None:
+        """Keep the routes of models that could not be folded since the start.
+
+        What is published takes the place of all that the routers have: a model that is left out
+        would answer nobody. So it goes on with the split that it had.
+        """
+        for model in sorted(set(self._folds) - set(self._states) - set(self._stand_ins)):
+            known = None
+            with suppress(UnderstudyError):
+                known = await asyncio.to_thread(self._folds[model].last_known)
+            if known is not None:
+                route = self._folds[model].policy.spec.route
+                self._stand_ins[model] = RoutedModel(model, route, known.split, known.endpoints)
+        for model in set(self._stand_ins) & set(self._states):
+            del self._stand_ins[model]
 
     def _unconfirmed(self) -> list[str]:
         return [m for m, s in self._states.items() if s.in_force_epoch < s.split.epoch]

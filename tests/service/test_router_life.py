@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,14 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.service.conftest import Serve, Users, free_port, processes_of, until
+from tests.service.conftest import (
+    Serve,
+    Users,
+    free_port,
+    policy_text,
+    processes_of,
+    until,
+)
 from tests.service.test_kill import counted, logged
 
 
@@ -109,3 +117,23 @@ def test_metrics_and_dashboard_are_served(serve: Serve) -> None:
     for path, word in (("/metrics", b"understudy"), ("/", b"<html"), ("/healthz", b"alive")):
         with urlopen(f"http://127.0.0.1:{serve.api_port}{path}", timeout=5) as answer:
             assert word in answer.read()
+
+
+def test_a_model_whose_log_cannot_be_folded_keeps_its_route(
+    make_serve: Callable[..., Serve], models: list[int]
+) -> None:
+    other = policy_text(models[1], name="n", prefix="/n/")
+    serve = make_serve(m=policy_text(models[0]), n=other).start()
+    assert serve.ask("/m/x")[0] == serve.ask("/n/x")[0] == 200
+    serve.kill()
+    ledger = sqlite3.connect(serve.state / "ledger.db")
+    ledger.execute("delete from snapshots where model = 'n'")
+    ledger.execute("update decisions set reason = 'forged' where model = 'n' and number = 1")
+    ledger.commit()
+    ledger.close()
+    serve.spawn()
+    until(lambda: "InvariantError" in serve.tail(), 30, "the model to be held")
+    # The other model's split has been published by now, and n answers all the same.
+    for _ in range(20):
+        assert serve.ask("/n/x")[0] == serve.ask("/m/x")[0] == 200
+        time.sleep(0.2)
