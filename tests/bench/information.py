@@ -18,8 +18,7 @@ from numpy.random import Generator
 from scipy.optimize import minimize_scalar
 
 from controller.core import estimate
-from controller.core.estimate import EstimatorSpec, History, RewardSpec
-from controller.core.estimate.book import HARM
+from controller.core.estimate import EstimatorSpec, History, RewardSpec, book
 from controller.core.model import Cells, Float
 
 ALPHA = 0.01
@@ -117,22 +116,14 @@ def oracle(problem: Problem, seen: Draws) -> Float:
 
 
 def mixture(problem: Problem, seen: Draws) -> Float:
-    """Who knows the champion's mean, and mixes over the grid of effects; harm only."""
+    """Who knows the champion's mean, and mixes over the product's bets on effects; harm only."""
+    bets = book.harm(problem.min_effect, 0.0, 1)
     log_e = np.full(seen.n0.shape, -np.inf)
-    for theta, log_weight in zip(HARM, grid_weights(problem.min_effect), strict=True):
+    for theta, log_weight in zip(bets.slope, bets.log_weights, strict=True):
         p1 = theta * problem.p0
         x = problem.pi * p1 + (1 - problem.pi) * problem.p0
         log_e = np.logaddexp(log_e, log_weight + path(problem, seen, p1, x))
     return first_passage(log_e, seen.size)
-
-
-def grid_weights(min_effect: float | None) -> Float:
-    """Log weights: .3 flat and .7 a bell around the effect; flat where none is stated."""
-    flat = np.full(len(HARM), 1 / len(HARM))
-    if min_effect is None:
-        return np.log(flat)
-    bell = np.exp(-0.5 * (np.log((1 - HARM) / min_effect) / 0.5) ** 2)
-    return np.log(0.3 * flat + 0.7 * bell / bell.sum())
 
 
 def estimators(problem: Problem, seen: Draws) -> Float:
