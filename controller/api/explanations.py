@@ -99,6 +99,11 @@ class _Explained(Answer):
     candidates: list[CandidateFigures]
     conditions: list[ConditionView]
     guardrails: list[GuardrailView]
+    discoveries: list[str] = Field(
+        default_factory=list,
+        description="of several candidates, those found to be better than the champion; of such "
+        "findings at most the stage's alpha is false on average (e-BH)",
+    )
     sentences: list[str] = Field(description="all of it in plain words, the verdict first")
 
 

@@ -22,7 +22,12 @@ from controller.core.decide.conditions import Condition, all_conditions
 from controller.core.decide.situation import Situation
 from controller.core.model import BASIS, CandidateEvidence, Growth, Json, Verdict
 from controller.core.policy import Policy
-from controller.core.report import arm_document, candidate_summary, condition_document
+from controller.core.report import (
+    arm_document,
+    candidate_summary,
+    condition_document,
+    discoveries,
+)
 from controller.core.sentences import candidate_document, guard_rows, sentences
 from controller.core.state import Said, State
 
@@ -54,6 +59,7 @@ def explanation(policy: Policy, state: State) -> dict[str, Json]:
             for condition, left in rows
         ],
         "guardrails": [row for one in seen for row in guard_rows(candidate_summary(one))],
+        "discoveries": list(discoveries(policy, state)),
     }
     return {**found, "sentences": list(sentences(found))}
 

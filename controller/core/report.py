@@ -12,7 +12,12 @@ from collections.abc import Sequence
 from controller.core import estimate
 from controller.core.case import INTERVAL_ALPHA, evidence_of, signals, situated
 from controller.core.conduct import stage_kind
-from controller.core.decide.conditions import SAMPLE_RATIO_ALPHA, Condition, all_conditions
+from controller.core.decide.conditions import (
+    SAMPLE_RATIO_ALPHA,
+    Condition,
+    all_conditions,
+    promotion_alpha,
+)
 from controller.core.estimate.effect import arm_interval
 from controller.core.model import (
     ArmReport,
@@ -164,7 +169,24 @@ def evidence_summary(policy: Policy, state: State) -> dict[str, Json]:
     }
     if others:
         summary["others"] = [candidate_summary(seen) for seen in others]
+        summary["discoveries"] = list(discoveries(policy, state))
     return summary
+
+
+def discoveries(policy: Policy, state: State) -> tuple[str, ...]:
+    """Which of several candidates are found to be better than the champion, by e-BH.
+
+    At most the stage's alpha of such findings is false on average (see `estimate.ebh`); a promotion
+    asks for more, since it picks one. Empty where there are not several.
+    """
+    situation = situated(policy, state) if state.is_judging else None
+    if situation is None or len(situation.live) < 2:
+        return ()
+    alpha = promotion_alpha(policy.spec.stages[situation.rollout.stage])
+    lost = situation.health.log_lost
+    found = estimate.ebh([seen.log_superior - lost for seen in situation.live], alpha)
+    pairs = zip(situation.live, found, strict=True)
+    return tuple(seen.candidate.arm for seen, is_found in pairs if is_found)
 
 
 def candidate_summary(seen: CandidateEvidence) -> dict[str, Json]:

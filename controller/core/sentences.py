@@ -10,6 +10,7 @@ The shape, for the present and for a decision:
     candidates   the same of each candidate, with lift, p_best, loss, capped
     conditions   each e-value against its threshold, and what it would do
     guardrails   what each guardrail saw of each candidate
+    discoveries  of several candidates, those that are found to be better (e-BH)
     sentences    all of it, one sentence each; the verdict first
 """
 
@@ -35,6 +36,7 @@ def decision_explanation(decision: Mapping[str, Json]) -> dict[str, Json]:
         "candidates": [candidate_document(one) for one in seen],
         "conditions": list(_objects(evidence.get("conditions"))),
         "guardrails": [row for one in seen for row in guard_rows(one)],
+        "discoveries": evidence.get("discoveries") or [],
     }
     return {**decision, **found, "sentences": list(sentences({**decision, **found}))}
 
@@ -63,6 +65,10 @@ def sentences(explained: Mapping[str, Json]) -> list[str]:
     champion = _object(explained.get("champion"))
     found = [f"{verdict}: {explained.get('reason')}"]
     found += [_arms_sentence(one, champion) for one in _objects(explained.get("candidates"))]
+    better = explained.get("discoveries")
+    if isinstance(better, list) and better:
+        names = ", ".join(str(name) for name in better)
+        found.append(f"found to be better than the champion, not yet the best of all: {names}")
     found += [_condition_sentence(row) for row in _objects(explained.get("conditions"))]
     return found + [_guard_sentence(row) for row in _objects(explained.get("guardrails"))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from controller.core.explain import explanation
 from controller.core.model import Phase, Verdict
 from controller.core.report import report
 from tests.core.logs import CANARY, Log, Traffic, drive, policy, run
@@ -184,3 +185,16 @@ def test_a_unit_keeps_its_arm_while_others_come_and_go():
     told = run(JOIN, log.lines)
     assert told.state.split.anchors == ("v2", "v3", "v4")
     assert told.state.split.weights == {"v1": 4_000, "v2": 3_000, "v4": 3_000}
+
+
+def test_of_several_candidates_those_found_to_be_better_are_named():
+    # Nobody is promoted before a day is over; two of three are better all the same.
+    slow = {"ab": AB["ab"] | {"min_duration": "1d", "max_duration": "2d"}}
+    used = policy(slow, candidates={"on_new": "join"}, guardrails=[])
+    traffic = Traffic({"v1": 0.2, "v2": 0.6, "v3": 0.2, "v4": 0.6}, rate=40)
+    told = drive(used, offered("v2", "v3", "v4"), traffic, seconds=200, seed=9, start=5)
+    explained = explanation(used, told.state)
+    assert explained["discoveries"] == ["v2", "v4"]
+    assert any("found to be better" in text for text in explained["sentences"])
+    one = drive(used, offered("v2"), traffic, seconds=60, seed=9, start=5)
+    assert explanation(used, one.state)["discoveries"] == []
