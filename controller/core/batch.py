@@ -91,6 +91,8 @@ def _between(columns: Columns, start: int, end: int) -> Columns:
 
 def _merge(pieces: Sequence[EventBatch], tick: Tick) -> MicroBatch:
     names: dict[str, int] = {}
+    if len(pieces) == 1:
+        return _whole(pieces[0], tick)
     for piece in pieces:
         for name in piece.names:
             names.setdefault(name, len(names))
@@ -108,6 +110,22 @@ def _merge(pieces: Sequence[EventBatch], tick: Tick) -> MicroBatch:
         rejected=tuple(e for p in pieces for e in p.rejected),
         covariates=_concatenate(covariates, Covariates),
         tallies=_concatenate([_exposures(c, t) for c, t in tallies], Tallies),
+    )
+
+
+def _whole(piece: EventBatch, tick: Tick) -> MicroBatch:
+    """A micro-batch that came in one piece: its names stay as they are."""
+    nothing: Covariates = _NOTHING[Covariates]
+    return MicroBatch(
+        tick=tick,
+        names=piece.names,
+        exposures=piece.exposures,
+        rewards=piece.rewards,
+        shadows=piece.shadows,
+        control=tuple(event for event in piece.control if not isinstance(event, Tick)),
+        rejected=piece.rejected,
+        covariates=nothing if piece.covariates is None else piece.covariates,
+        tallies=_concatenate([] if piece.tallies is None else [piece.tallies], Tallies),
     )
 
 

@@ -87,7 +87,8 @@ def _held(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruling]:
         if ruling.cause in _DOUBTFUL
         else ENTER[policy.spec.stages[state.rollout.stage].kind]
     )
-    return replace(state, phase=after(state.phase, happening)), ruling
+    phase = after(state.phase, happening)
+    return (state if phase is state.phase else replace(state, phase=phase)), ruling
 
 
 def _rolled_back(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruling]:

@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import betaln
+from scipy.special import betaln, xlogy
 
 from controller.core.estimate import moments, sequential
 from controller.core.estimate.book import Book, Family, bind
@@ -223,13 +223,17 @@ def _end(constant: Float, n: Float, s: Float) -> Float:
     """Where constant = s log p + (n - s) log(1 - p) below the mean s / n; 0 where s = 0.
 
     Newton's method in t = log p, in which the right side is concave and rises up to s / n. Its
-    tangents lie above it, so from a point left of the root it never steps beyond; it starts at
-    t = constant / s, where the right side is less than the constant.
+    tangents lie above it, so from a point left of the root it never steps beyond. It starts where
+    a Poisson law with the same top would have the root, log(s / n) - b - sqrt(b^2 + 2 b) with
+    b = (top - constant) / s: a binomial law bends more, so its root lies to the right of that.
     """
     is_open = s > 0.0
     s, n = np.where(is_open, s, 1.0), np.where(is_open, n, 2.0)
     constant = np.where(is_open, constant, -2.0)
-    t = constant / s
+    failed = np.maximum(n - s, 0.0)
+    top = s * np.log(s / n) + xlogy(failed, failed / n)
+    b = np.maximum(top - constant, 0.0) / s
+    t = np.log(s / n) - b - np.sqrt(b * b + 2.0 * b)
     for _ in range(_NEWTON_STEPS):
         p = np.exp(t)
         value = s * t + (n - s) * np.log1p(-p) - constant

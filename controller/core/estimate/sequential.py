@@ -45,7 +45,7 @@ EPS = 1e-6
 
 _ROOM = 1e-12
 _NEWTON_STEPS = 100
-_CONVERGED = 1e-9
+_CONVERGED = 1e-7
 """Newton's error squares with each step: after a step this small the next would change nothing."""
 
 
