@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -181,10 +182,13 @@ def edited(policy: Policy, state: State) -> str | None:
     began. For other ones it proves nothing; and it cannot be gathered anew, because the candidate's
     past was not watched. That it does harm by the old ones is true all the same.
     """
-    if state.spec is None:
-        return None
+    return None if state.spec is None else _edits(policy, state.spec)
+
+
+@lru_cache(maxsize=1024)
+def _edits(policy: Policy, began: EstimatorSpec) -> str | None:
     now = _asked_of(policy)
-    names = (name for name in _JUDGED_BY if getattr(now, name) != getattr(state.spec, name))
+    names = (name for name in _JUDGED_BY if getattr(now, name) != getattr(began, name))
     changed = list(dict.fromkeys(_JUDGED_BY[name] for name in names))
     if not changed:
         return None
@@ -196,10 +200,13 @@ def judged_reward(policy: Policy, state: State, i: int) -> int | None:
 
     None where the rollout began without it, or with another meaning of it.
     """
-    if state.spec is None:
-        return None
+    return None if state.spec is None else _place_of(policy, state.spec, i)
+
+
+@lru_cache(maxsize=1024)
+def _place_of(policy: Policy, began: EstimatorSpec, i: int) -> int | None:
     wanted = _reward_spec(policy.all_rewards[i], None)
-    known = (state.spec.reward,) if i == 0 else state.spec.rewards
+    known = (began.reward,) if i == 0 else began.rewards
     for place, reward in enumerate(known):
         if replace(reward, max_increase=None) == wanted:
             return place + min(i, 1)

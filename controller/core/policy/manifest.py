@@ -244,6 +244,14 @@ class Policy(Object):
         return self.metadata.name
 
     @cached_property
+    def identity(self) -> int:
+        """What the policy hashes to: its fields hold mappings, which do not hash by themselves."""
+        return hash(self.model_dump_json())
+
+    def __hash__(self) -> int:
+        return self.identity
+
+    @cached_property
     def reward_guardrails(self) -> tuple[Guardrail, ...]:
         """The guardrails that watch a reward event of their own, in order."""
         return tuple(guard for guard in self.spec.guardrails if guard.metric == "reward")
