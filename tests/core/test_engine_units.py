@@ -171,13 +171,14 @@ def test_each_large_segment_gets_a_split_of_its_own_and_the_rest_the_pooled_one(
     assert all(sum(weights.values()) == 10_000 for weights in segments.values())
 
 
-def test_opposite_effects_in_two_segments_get_opposite_splits():
+@pytest.mark.parametrize(("seed", "liked"), [(5, 0.6), (54, 0.9), (59, 0.9)])
+def test_opposite_effects_in_two_segments_get_opposite_splits(seed, liked):
     used = policy(THOMPSON, guardrails=[])
-    crowd = Crowd(used, users=4_000, seed=5)
+    crowd = Crowd(used, users=4_000, seed=seed)
     country = {f"u{i}": ("de", "fr")[i % 2] for i in range(4_000)}
 
     def chance(arm, user):
-        return 0.6 if (arm == "v2") == (country[user] == "de") else 0.2
+        return liked if (arm == "v2") == (country[user] == "de") else 1.0 - liked
 
     told = crowd.go(400, chance, per_step=150, segment=country.get)
     segments = told.state.split.segments

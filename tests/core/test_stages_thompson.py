@@ -113,3 +113,27 @@ def test_each_segment_has_the_weights_of_its_own_posterior():
     assert ruling.segments == {"DE": {"v1": 8_920, "v2": 1_080}, "FR": {"v1": 100, "v2": 9_900}}
     early = rule(segmented, situation(p_best=0.5, in_step_s=29.0, case=case))
     assert early.segments is None
+
+
+SEGMENTED = stage(thompson={"segments": {"header": "x-country"}, "max_loss": "0.1%"})
+
+
+@pytest.mark.parametrize("harm", ["log_harm", "log_harm_fast"])
+def test_a_candidate_that_is_better_in_some_segment_is_steered_and_not_rolled_back(harm):
+    split = {"segments": {"DE": (0.01, 0.99), "FR": (1.0, 0.0)}, "has_fast_path": True}
+    kept = rule(SEGMENTED, situation(**{harm: CERTAIN}, case=split))
+    assert (kept.verdict, kept.cause) == (Verdict.HOLD, "exploring")
+    nowhere = split | {"segments": {"DE": (0.9, 0.1), "FR": (1.0, 0.0)}}
+    assert rule(SEGMENTED, situation(**{harm: CERTAIN}, case=nowhere)).verdict is Verdict.ROLL_BACK
+    # What breaks a guardrail breaks it everywhere.
+    broken = rule(SEGMENTED, situation(log_errors=CERTAIN, case=split))
+    assert (broken.verdict, broken.cause) == (Verdict.ROLL_BACK, "errors")
+
+
+def test_a_candidate_is_not_promoted_to_a_segment_in_which_the_champion_is_the_best():
+    split = {"segments": {"DE": (0.0, 1.0), "FR": (0.995, 0.005)}}
+    held = rule(SEGMENTED, situation(**BEST, case=split))
+    assert (held.verdict, held.cause) == (Verdict.HOLD, "segments")
+    assert "v1 is the best in FR" in held.reason
+    agreed = {"segments": {"DE": (0.0, 1.0), "FR": (0.6, 0.4)}}
+    assert rule(SEGMENTED, situation(**BEST, case=agreed)).verdict is Verdict.PROMOTE

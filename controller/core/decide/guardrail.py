@@ -17,10 +17,20 @@ ENOUGH_OUTCOMES: Final = 100
 """Outcomes from which it is strange that not one has a reward: before, a rollout has just begun."""
 
 
-def harmed(situation: Situation, alpha: float) -> Ruling | None:
-    """A roll-back of the first candidate whose harm is proven at `alpha`, else None."""
+_OF_REWARD: Final = frozenset({"reward_harm", "reward_fast"})
+
+
+def harmed(
+    situation: Situation, alpha: float, spared: frozenset[str] = frozenset()
+) -> Ruling | None:
+    """A roll-back of the first candidate whose harm is proven at `alpha`, else None.
+
+    A worse reward is no reason to roll back those who are `spared`; a broken guardrail is.
+    """
     for seen in situation.live:
         for condition in harm(situation, seen, alpha):
+            if condition.cause in _OF_REWARD and seen.candidate.arm in spared:
+                continue
             if condition.is_met:
                 reason = _sentence(seen, condition)
                 arm = seen.candidate.arm

@@ -6,6 +6,10 @@ each has weights of its own. The stage ends on e-values, not on the posterior al
 at a posterior until it passes 99 % names a winner among equals far more often than 1 %: the
 probability, the loss still possible, the outcomes *and* the e-value at K / (1 -
 `promote_probability`) must all be there, and the guardrails be proven to be kept.
+
+Segments need not agree. A candidate that is the better one in some segment is not rolled back for
+what it earns elsewhere: there its share goes to the floor. For the same reason it is not promoted,
+to everybody, while the champion is the best of some segment with `promote_probability`.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ def rule(stage: Stage, situation: Situation) -> Ruling:
     """What the Thompson stage says now."""
     thompson = stage.thompson
     assert thompson is not None
-    decisive = harmed(situation, 1 - thompson.promote_probability) or doubt(situation)
+    alpha = 1 - thompson.promote_probability
+    decisive = harmed(situation, alpha, _liked_somewhere(situation)) or doubt(situation)
     if decisive is not None:
         return decisive
     weights = _weights(thompson, situation)
@@ -43,7 +48,7 @@ def rule(stage: Stage, situation: Situation) -> Ruling:
     arm = leader.candidate.arm
     cause = "exploring"
     if _is_best(thompson, situation, leader) and claim.is_met:
-        missing = _missing(stage, situation, leader)
+        missing = _missing(stage, situation, leader) or _contested(thompson, situation, arm)
         if missing is None:
             verdict = Verdict.PROMOTE if situation.is_last else Verdict.ADVANCE
             return Ruling(verdict, "better", sentence, weights, segments=segments, candidate=arm)
@@ -58,6 +63,29 @@ def _missing(stage: Stage, situation: Situation, seen: CandidateEvidence) -> tup
         if not condition.is_met:
             return condition.cause, f"not yet proven {condition.name}: {condition.progress}"
     return unready(situation, seen)
+
+
+def _liked_somewhere(situation: Situation) -> frozenset[str]:
+    """Candidates that are more likely to be the best than the champion is, in some segment."""
+    return frozenset(
+        name
+        for best in situation.segments.values()
+        for name, p in zip(situation.rollout.live, best[1:], strict=True)
+        if p > best[0]
+    )
+
+
+def _contested(thompson: Thompson, situation: Situation, arm: str) -> tuple[str, str] | None:
+    """Segments that would lose by a promotion: (cause, words), or None."""
+    limit = thompson.promote_probability
+    theirs = sorted(name for name, best in situation.segments.items() if best[0] >= limit)
+    if not theirs:
+        return None
+    champion = situation.rollout.champion
+    return (
+        "segments",
+        f"{champion} is the best in {', '.join(theirs)}: {arm} is steered, not promoted",
+    )
 
 
 def _is_best(thompson: Thompson, situation: Situation, seen: CandidateEvidence) -> bool:

@@ -78,7 +78,7 @@ RATIOS = np.exp(np.concatenate([-_LOG_R[::-1], [0.0], _LOG_R]))
 
 _UP = np.exp(np.array([0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0]))
 _NEWTON_STEPS = 100
-_CONVERGED = 1e-12
+_CONVERGED = 1e-7
 
 
 def _family(ratio: float, side: int) -> Family:

@@ -48,20 +48,28 @@ which must not look like harm meanwhile: the tests of harm begin again, too."""
 
 @dataclass(frozen=True, slots=True)
 class SampleRatio:
-    """What each multiplier's bet made of 1, per candidate."""
+    """What each multiplier's bet made of 1, per candidate.
+
+    log_e  (C,) float64, of all of them together: worked out when units come, read at every tick
+    """
 
     wealth: Wealth
+    log_e: Float
 
 
 def start(candidates: int = 1) -> SampleRatio:
     """Every bet begins with 1."""
     bets = len(_LOG_ODDS)
-    return SampleRatio(restart.fresh(bets, candidates, restarted=bets))
+    return _with(restart.fresh(bets, candidates, restarted=bets))
+
+
+def _with(wealth: Wealth) -> SampleRatio:
+    return SampleRatio(wealth, restart.mixed(_LOG_WEIGHTS, wealth, KEPT))
 
 
 def with_candidate(ratio: SampleRatio) -> SampleRatio:
     """One more candidate joins."""
-    return SampleRatio(restart.joined(ratio.wealth, start().wealth))
+    return _with(restart.joined(ratio.wealth, start().wealth))
 
 
 def update(ratio: SampleRatio, cells: Cells) -> SampleRatio:
@@ -73,12 +81,12 @@ def update(ratio: SampleRatio, cells: Cells) -> SampleRatio:
     gain = n1[:, np.newaxis] * _LOG_ODDS - (n0 + n1)[:, np.newaxis] * c
     candidates = np.arange(len(ratio.wealth.trials))[:, np.newaxis]
     own = (candidates == cells.candidate[coins]).astype(np.float64)
-    return SampleRatio(restart.earned(ratio.wealth, own @ gain, own @ (n0 + n1)))
+    return _with(restart.earned(ratio.wealth, own @ gain, own @ (n0 + n1)))
 
 
 def log_sample_ratio(ratio: SampleRatio) -> Float:
     """Log e-values against the known propensities, (C,)."""
-    return restart.mixed(_LOG_WEIGHTS, ratio.wealth, KEPT)
+    return ratio.log_e
 
 
 # --- do rewards come ------------------------------------------------------------------------------
