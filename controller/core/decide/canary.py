@@ -14,7 +14,7 @@ from __future__ import annotations
 from controller.core.decide.conditions import promotion
 from controller.core.decide.guardrail import doubt, harmed, unready
 from controller.core.decide.situation import Situation, basis_points, for_people
-from controller.core.model import BASIS, Ruling, Verdict
+from controller.core.model import Ruling, Verdict
 from controller.core.policy import Canary, Stage
 
 
@@ -135,8 +135,3 @@ def _promotion_sentence(stage: Stage, situation: Situation) -> str:
 
 def _step(canary: Canary, situation: Situation) -> str:
     return f"step {situation.rollout.step + 1} of {len(canary.steps)}"
-
-
-def budget_share(canary: Canary, risk: float) -> int:
-    """The greatest share, basis points, that the budget allows at this risk."""
-    return BASIS if risk <= 0 else min(BASIS, int(BASIS * canary.budget / risk))
