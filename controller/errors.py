@@ -7,6 +7,8 @@
     ├── BackendError         a service that we use
     │   ├── Retryable        try again after `after_s`
     │   └── Permanent        trying again will not help
+    │       ├── Conflict     another writer owns what we would change: not fought
+    │       └── Deposed      another controller leads: stop acting
     └── InvariantError       Understudy itself: a bug. Hold the split and say so
 
 Foreign exceptions are mapped to these at the boundary, with `raise … from exc`.
@@ -86,6 +88,14 @@ class Retryable(BackendError):  # noqa: N818 - the design's word
 
 class Permanent(BackendError):  # noqa: N818 - the design's word
     """The same call will fail again until somebody changes something."""
+
+
+class Conflict(Permanent):
+    """Another writer owns a field that we would change. It is reported, not fought."""
+
+
+class Deposed(Permanent):
+    """Another controller leads now. Whoever gets this must stop acting."""
 
 
 class InvariantError(UnderstudyError):
