@@ -46,7 +46,7 @@ class LoopBackend:
     def __init__(
         self, models: Sequence[str], *, ledger: Ledger, router: Router, clock: Clock
     ) -> None:
-        self._models = tuple(models)
+        self._models = dict.fromkeys(models)
         self._ledger = ledger
         self._router = router
         self._clock = clock
@@ -59,6 +59,8 @@ class LoopBackend:
 
     def told(self, model: str, turned: Turned) -> None:
         """A turn of `model` is over."""
+        if model not in self._models:
+            return
         before = self._turned.get(model)
         self._turned[model] = turned
         report = turned.report
@@ -69,6 +71,17 @@ class LoopBackend:
         if len(history) > HISTORY:
             self._history[model] = deque(list(history)[::2])
         self._publish(model)
+
+    def adopt(self, model: str) -> None:
+        """There is a policy of `model` from now on."""
+        self._models[model] = None
+        self._history.setdefault(model, deque())
+
+    def forget(self, model: str) -> None:
+        """There is no policy of `model` any more; what was written of it stays in the ledger."""
+        self._models.pop(model, None)
+        self._turned.pop(model, None)
+        self._history.pop(model, None)
 
     def worried(self) -> None:
         """What holds a model, or the log or the router, came or went: people see it at once."""
@@ -83,13 +96,13 @@ class LoopBackend:
     @property
     def is_complete(self) -> bool:
         """Whether every model's log has been read."""
-        return set(self._turned) == set(self._models)
+        return self._turned.keys() == self._models.keys()
 
     # --- reads --------------------------------------------------------------------------------
 
     def models(self) -> tuple[str, ...]:
         """The models that have a policy."""
-        return self._models
+        return tuple(m for m in self._models if m in self._turned)
 
     def report(self, model: str) -> Report:
         """Where `model` stands; with the trouble that holds it, if any."""
