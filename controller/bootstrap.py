@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
-import logging
-import os
 import signal
 import sys
 import time  # noqa: TID251 - the wall clock is taken here and handed to the loop
@@ -35,10 +33,11 @@ from controller.loop.fold import Fold, PolicySource, derive
 from controller.loop.wheel import Drained, Wheel
 from controller.router.access_log import exposure_lines
 from controller.router.envoy import LocalEnvoy
+from controller.router.fleet import Fleet
 from controller.router.server import ControlPlane
 from controller.router.snapshot import RoutedModel, Snapshot, snapshot
 from controller.router.tail import Tail
-from controller.settings import Address, Settings, policy_text
+from controller.settings import Address, Settings, configure_logs, policy_text
 from controller.stream import Mark, Stream, open_stream
 
 ROTATE_BYTES = 64 << 20
@@ -55,7 +54,7 @@ log = structlog.get_logger()
 
 def serve(settings: Settings, *, is_json: bool) -> int:
     """Run until SIGTERM or Ctrl-C; the exit code."""
-    _configure_logs()
+    configure_logs()
     sources = read_policies(settings.policies)
     with _locked(settings.state):
         return asyncio.run(_serve(settings, sources, is_json=is_json))
@@ -89,8 +88,8 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
         loop.add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
         stream, ledger = _stores(settings.state, stack)
-        envoy = LocalEnvoy(settings.state, host=settings.router.host, port=settings.router.port)
-        plane = ControlPlane(memory=envoy.memory_path)
+        envoy = _envoy(settings)
+        plane = ControlPlane(memory=_memory(settings.state, envoy))
         backend, wheel = _wired(sources, stream, ledger, EnvoyRouter(plane, envoy), envoy)
         server = _server(settings.api, backend)
         await _start_router(settings.xds, plane, envoy, stack)
@@ -99,10 +98,10 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
         tasks.append(asyncio.create_task(server.serve()))
         await _until(lambda: server.started and _is_ready(backend), tasks, stopping)
         if not stopping.is_set():
-            router = envoy.listener
-            _announce(server.url, f"http://{router.host}:{router.port}", is_json=is_json)
+            _announce(server.url, _router_url(envoy), is_json=is_json)
         await _until(lambda: False, tasks, stopping)
-        await envoy.stop()
+        if isinstance(envoy, LocalEnvoy):
+            await envoy.stop()
         wheel.stop()
         server.stop()
         await asyncio.gather(*tasks)
@@ -114,16 +113,19 @@ def _wired(
     stream: Stream,
     ledger: Ledger,
     router: EnvoyRouter,
-    envoy: LocalEnvoy,
+    envoy: LocalEnvoy | Fleet,
 ) -> tuple[LoopBackend, Wheel]:
     models = [source.policy.model for source in sources]
-    backend = LoopBackend(models, ledger=ledger, router=router, clock=time.time)
+    is_local = isinstance(envoy, LocalEnvoy)
+    backend = LoopBackend(
+        models, ledger=ledger, router=router, clock=time.time, waits_for_routers=is_local
+    )
     wheel = Wheel(
         [Fold(source, stream, ledger) for source in sources],
         stream=stream,
         ledger=ledger,
         router=router,
-        sources=[AccessLog(envoy, stream.mark(ACCESS_LOG))],
+        sources=_sources(envoy, stream),
         clock=time.time,
         told=backend.told,
         worried=backend.worried,
@@ -160,13 +162,39 @@ def _server(address: Address, backend: LoopBackend) -> Server:
 
 
 async def _start_router(
-    xds: Address, plane: ControlPlane, envoy: LocalEnvoy, stack: AsyncExitStack
+    xds: Address, plane: ControlPlane, envoy: LocalEnvoy | Fleet, stack: AsyncExitStack
 ) -> None:
-    bound = await plane.start(xds.host, xds.port, unix_path=envoy.xds_path)
+    unix_path = envoy.xds_path if isinstance(envoy, LocalEnvoy) else None
+    bound = await plane.start(xds.host, xds.port, unix_path=unix_path)
     stack.push_async_callback(plane.stop)
     log.info("control plane", xds=bound)
-    await envoy.start()
-    stack.push_async_callback(envoy.stop)
+    if isinstance(envoy, LocalEnvoy):
+        await envoy.start()
+        stack.push_async_callback(envoy.stop)
+
+
+def _envoy(settings: Settings) -> LocalEnvoy | Fleet:
+    """The local Envoy, or routers elsewhere."""
+    if settings.router is None:
+        return Fleet()
+    return LocalEnvoy(settings.state, host=settings.router.host, port=settings.router.port)
+
+
+def _memory(state: Path, envoy: LocalEnvoy | Fleet) -> Path:
+    return envoy.memory_path if isinstance(envoy, LocalEnvoy) else state / "snapshot.json"
+
+
+def _sources(envoy: LocalEnvoy | Fleet, stream: Stream) -> list[AccessLog]:
+    """The logs that are read here; routers elsewhere ship theirs to the API."""
+    if isinstance(envoy, Fleet):
+        return []
+    return [AccessLog(envoy, stream.mark(ACCESS_LOG))]
+
+
+def _router_url(envoy: LocalEnvoy | Fleet) -> str | None:
+    if isinstance(envoy, Fleet):
+        return None
+    return f"http://{envoy.listener.host}:{envoy.listener.port}"
 
 
 async def _until(
@@ -207,36 +235,13 @@ def _lock_file(state: Path) -> TextIO:
         raise Permanent(f"the state folder {state} cannot be written: {exc}; give --state") from exc
 
 
-def _announce(api: str, router: str, *, is_json: bool) -> None:
+def _announce(api: str, router: str | None, *, is_json: bool) -> None:
     if is_json:
         line = json.dumps({"ready": True, "api": api, "router": router}, separators=(",", ":"))
     else:
-        line = f"ready: dashboard and API {api}, router {router}"
+        line = f"ready: dashboard and API {api}, router {router or 'elsewhere'}"
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-def _configure_logs() -> None:
-    """Sentences on a terminal, JSON elsewhere; on stderr, so that stdout stays a contract."""
-    level = logging.getLevelName(os.environ.get("UNDERSTUDY_LOG_LEVEL", "INFO").upper())
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer()
-        if sys.stderr.isatty()
-        else structlog.processors.JSONRenderer()
-    )
-    trace = [] if sys.stderr.isatty() else [structlog.processors.format_exc_info]
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            *trace,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            level if isinstance(level, int) else 20
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 # --- the router's side ------------------------------------------------------------------------
@@ -245,7 +250,7 @@ def _configure_logs() -> None:
 class EnvoyRouter:
     """The wheel's router: Envoys on our control plane."""
 
-    def __init__(self, plane: ControlPlane, envoy: LocalEnvoy) -> None:
+    def __init__(self, plane: ControlPlane, envoy: LocalEnvoy | Fleet) -> None:
         self._plane = plane
         self._envoy = envoy
         self._wanted: Snapshot | None = None
@@ -263,7 +268,7 @@ class EnvoyRouter:
         return wanted.epochs
 
     def status(self) -> dict[str, Json]:
-        """Connected routers, refusals, and the local Envoy's health."""
+        """Connected routers, refusals, and how often a local Envoy was started again."""
         nack = self._plane.last_nack
         return {
             "connected": len(self._plane.connected),
