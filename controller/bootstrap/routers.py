@@ -31,6 +31,7 @@ def chosen(settings: Settings) -> LocalEnvoy | Fleet:
 
 
 def memory_of(state: Path, envoy: LocalEnvoy | Fleet) -> Path:
+    """Where the control plane keeps the snapshot that routers accepted last."""
     return envoy.memory_path if isinstance(envoy, LocalEnvoy) else state / "snapshot.json"
 
 
@@ -42,6 +43,7 @@ def sources_of(envoy: LocalEnvoy | Fleet, stream: Stream) -> list[AccessLog]:
 
 
 def url_of(envoy: LocalEnvoy | Fleet) -> str | None:
+    """Where users' requests come in; None where that is elsewhere."""
     if isinstance(envoy, Fleet):
         return None
     return f"http://{envoy.listener.host}:{envoy.listener.port}"
