@@ -14,6 +14,8 @@ and says so in a condition. Hence:
 - `null` is dropped by the API server where a field is not nullable. That is right where `null`
   means "as if left out", and nowhere else: a field with another default is nullable, so that its
   `null` is kept for `parse` to refuse.
+- `on` without quotes is `true` to the YAML that kubectl and most tools for clusters read. A field of
+  that name is there under both; `as_meant` takes the one for the other.
 - Rules between fields are CEL, with the words that `parse` has for them. Lists and texts have
   bounds, else the API server takes a rule's cost for infinite. A pattern has a rule beside it for
   the sake of its words: the API server's own complaint only quotes the expression.
@@ -37,14 +39,14 @@ GROUP, VERSION = API_VERSION.split("/")
 PLURAL: Final = "rolloutpolicies"
 NAME: Final = f"{PLURAL}.{GROUP}"
 
-_LONGEST_TEXT: Final = {"duration": 27}
+_LONGEST_DURATION: Final = 27
 _LONGEST_SHARE: Final = 26
 _KEPT: Final = (
     *("type", "enum", "pattern", "format", "minimum", "maximum", "minLength", "maxLength"),
     *("minItems", "maxItems"),
 )
 
-_MUST_BE: Final = "exactly one of "
+_ON, _READ_AS: Final = "on", "true"
 
 
 def _one_of(*names: str) -> str:
@@ -162,6 +164,22 @@ def crd() -> dict[str, Json]:
     return cast("dict[str, Json]", body)
 
 
+def as_meant(value: Json) -> Json:
+    """A spec as the API server has it, with the names of fields that its author meant.
+
+    Where both names were written both are left, and `parse` refuses the wrong one.
+    """
+    if isinstance(value, list):
+        return [as_meant(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    is_misread = _READ_AS in value and _ON not in value
+    return {
+        _ON if is_misread and name == _READ_AS else name: as_meant(item)
+        for name, item in value.items()
+    }
+
+
 def _document() -> Node:
     whole = root()
     fields = whole["properties"]
@@ -246,6 +264,9 @@ def _containers(target: Node, found: Node) -> None:
         found["enum"] = [target["const"]]
     if "properties" in target:
         found["properties"] = {k: _structural(v) for k, v in target["properties"].items()}
+        if _ON in found["properties"]:
+            text = f"What {_ON} becomes where it stands without quotes; means the same."
+            found["properties"][_READ_AS] = found["properties"][_ON] | {"description": text}
         if "required" in target:
             found["required"] = list(target["required"])
     elif isinstance(target.get("additionalProperties"), dict):
@@ -267,7 +288,7 @@ def _limits(target: Node, found: Node) -> None:
     if "pattern" in found and "maxLength" not in found:
         if not title.startswith("a duration"):
             raise InvariantError(f"a text with a pattern and without a bound: {title}")
-        found["maxLength"] = _LONGEST_TEXT["duration"]
+        found["maxLength"] = _LONGEST_DURATION
     if found.get("type") == "integer":
         found["format"] = "int64"
 
