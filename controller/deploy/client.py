@@ -61,6 +61,7 @@ SILENCE_S: Final = 150.0
 """Longest silence of a watch: bookmarks come about once a minute."""
 PAGE: Final = 500
 
+_PING_S: Final = (1.0, 2.0)
 _POOL: Final = 32
 _IN_CLUSTER: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _KEEPALIVE: Final = (
@@ -210,6 +211,14 @@ class Connection:
         """How long ago the API server last answered."""
         return self._clock() - self.heard
 
+    def ping(self) -> None:
+        """Ask whether it is ready; `heard` says so when it answers, and else this raises."""
+        answer = self._send("get", "GET", "/readyz", query={}, timeout=_PING_S)
+        if not 200 <= answer.status <= 299:
+            raise self._fault(answer.status, self._read(answer), answer.headers)
+        self._read(answer)
+        self.hear()
+
     def get(self, path: str) -> Object:
         """One object."""
         return self._json("get", "GET", path)
@@ -264,21 +273,32 @@ class Connection:
             body["preconditions"] = {"uid": uid}
         self._json("delete", "DELETE", path, body=body)
 
-    def watch(self, path: str, *, version: str, labels: str = "", fields: str = "") -> Watching:
-        """What happens after `version`; ends by itself after some minutes, or by `stop`."""
+    def watch(
+        self,
+        path: str,
+        *,
+        version: str,
+        labels: str = "",
+        fields: str = "",
+        opened: Callable[[], None] = lambda: None,
+    ) -> Watching:
+        """What happens after `version`; ends by itself after some minutes, or by `stop`.
+
+        opened  called when the API server has accepted it
+        """
         query = _query(
             labelSelector=labels,
             fieldSelector=fields,
             resourceVersion=version,
             allowWatchBookmarks="true",
         )
-        return Watching(self, path, query)
+        return Watching(self, path, query, opened)
 
     def stream(self, path: str, query: Mapping[str, str]) -> HTTPResponse:
         """The open answer to a watch."""
         answer = self._send("watch", "GET", path, query=query, timeout=(CONNECT_S, SILENCE_S))
         if not 200 <= answer.status <= 299:
-            raise fault(answer.status, answer.read(), answer.headers)
+            raise self._fault(answer.status, self._read(answer), answer.headers)
         self.hear()
         return cast("HTTPResponse", answer.response)
 
@@ -296,14 +316,17 @@ class Connection:
         body: Object | bytes | None = None,
     ) -> Object:
         answer = self._send(verb, method, path, query=query or {}, body=body)
-        try:
-            data = answer.read()
-        except (HTTPError, OSError) as exc:
-            raise unreachable(self.host, exc) from exc
+        data = self._read(answer)
         if not 200 <= answer.status <= 299:
             raise self._fault(answer.status, data, answer.headers)
         self.hear()
         return cast("Object", msgspec.json.decode(data))
+
+    def _read(self, answer: Any) -> bytes:
+        try:
+            return bytes(answer.read())
+        except (HTTPError, OSError) as exc:
+            raise unreachable(self.host, exc) from exc
 
     def _fault(self, status: int, data: bytes, headers: Mapping[str, str]) -> Exception:
         if status < 500 and status != 429:
@@ -347,10 +370,17 @@ class Connection:
 class Watching:
     """One open watch: an iterator of changes. `stop` ends it, from any thread."""
 
-    def __init__(self, connection: Connection, path: str, query: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        path: str,
+        query: Mapping[str, str],
+        opened: Callable[[], None],
+    ) -> None:
         self._connection = connection
         self._path = path
         self._query = query
+        self._opened = opened
         self._watch = Watch()
         self._is_stopped = False
 
@@ -379,7 +409,9 @@ class Watching:
 
     def _open(self, *, timeout_seconds: int, **_kwargs: object) -> HTTPResponse:
         query = {**self._query, "watch": "true", "timeoutSeconds": str(timeout_seconds)}
-        return self._connection.stream(self._path, query)
+        answer = self._connection.stream(self._path, query)
+        self._opened()
+        return answer
 
 
 def unreachable(host: str, exc: Exception) -> Retryable:

@@ -54,6 +54,7 @@ class FoundArm:
     replicas   replicas that are wanted
     limit      how many it can have at most, where somebody says so
     endpoints  ready ones, as `ip:port`, sorted
+    role       the label that an earlier `SetRole` gave it
     """
 
     version: str
@@ -66,10 +67,16 @@ class FoundArm:
     trained_at: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     uri: str | None = None
+    role: str | None = None
 
 
 class Discovery(Protocol):
     """Whatever knows the arms of a model."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the cluster has been looked at since the start."""
+        ...
 
     def found(self, policy: Policy, versions: Mapping[str, Version]) -> Mapping[str, FoundArm]:
         """The arms of the policy's model by version; cheap, never waits for the cluster."""

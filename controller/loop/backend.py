@@ -36,17 +36,29 @@ AHEAD_S = 300.0
 
 OURS = {
     "tick": "ticks are made by the controller",
+    "capacity": "capacities are what the controller sees in the cluster",
     "command": "commands go to POST /v1/models/{model}/…, candidates to …/candidates",
 }
 
 
 class LoopBackend:
-    """The controller as the API sees it."""
+    """The controller as the API sees it.
+
+    waits_for_routers  whether it is ready only with a router that has its splits. Where routers are
+                       elsewhere it is not so: an API that goes away with them could not help them
+    """
 
     def __init__(
-        self, models: Sequence[str], *, ledger: Ledger, router: Router, clock: Clock
+        self,
+        models: Sequence[str],
+        *,
+        ledger: Ledger,
+        router: Router,
+        clock: Clock,
+        waits_for_routers: bool = True,
     ) -> None:
-        self._models = tuple(models)
+        self._models = dict.fromkeys(models)
+        self._waits_for_routers = waits_for_routers
         self._ledger = ledger
         self._router = router
         self._clock = clock
@@ -59,6 +71,8 @@ class LoopBackend:
 
     def told(self, model: str, turned: Turned) -> None:
         """A turn of `model` is over."""
+        if model not in self._models:
+            return
         before = self._turned.get(model)
         self._turned[model] = turned
         report = turned.report
@@ -69,6 +83,17 @@ class LoopBackend:
         if len(history) > HISTORY:
             self._history[model] = deque(list(history)[::2])
         self._publish(model)
+
+    def adopt(self, model: str) -> None:
+        """There is a policy of `model` from now on."""
+        self._models[model] = None
+        self._history.setdefault(model, deque())
+
+    def forget(self, model: str) -> None:
+        """There is no policy of `model` any more; what was written of it stays in the ledger."""
+        self._models.pop(model, None)
+        self._turned.pop(model, None)
+        self._history.pop(model, None)
 
     def worried(self) -> None:
         """What holds a model, or the log or the router, came or went: people see it at once."""
@@ -83,13 +108,13 @@ class LoopBackend:
     @property
     def is_complete(self) -> bool:
         """Whether every model's log has been read."""
-        return set(self._turned) == set(self._models)
+        return self._turned.keys() == self._models.keys()
 
     # --- reads --------------------------------------------------------------------------------
 
     def models(self) -> tuple[str, ...]:
         """The models that have a policy."""
-        return self._models
+        return tuple(m for m in self._models if m in self._turned)
 
     def report(self, model: str) -> Report:
         """Where `model` stands; with the trouble that holds it, if any."""
@@ -149,9 +174,14 @@ class LoopBackend:
         """Whether each component does its work."""
         troubles = self.wheel.troubles if self.wheel else {}
         connected = self._router.status().get("connected", 0)
-        return {
+        own: dict[str, bool | str] = {
             "log and ledger": "; ".join(troubles.values()) or True,
             "models": True if self.is_complete else "the log is still being read",
+        }
+        if not self._waits_for_routers:
+            return own
+        return {
+            **own,
             "router": True if connected or not self._models else "no router is connected",
             "splits": True if self._is_settled() else "the router has not accepted a split yet",
         }
@@ -222,6 +252,7 @@ class LoopBackend:
             parent=version.get("parent"),  # type: ignore[arg-type]
             trained_at=version.get("trained_at"),  # type: ignore[arg-type]
             metrics=dict(version.get("metrics") or {}),  # type: ignore[arg-type]
+            uri=version.get("uri"),  # type: ignore[arg-type]
         )
         covariates: dict[str, float] = version.get("covariates") or {}  # type: ignore[assignment]
         line = codec.version_line(

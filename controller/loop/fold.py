@@ -83,6 +83,13 @@ class Fold:
         self._state: State | None = None
         self._snapshot_at = (0, float("-inf"))
 
+    def adopt(self, source: PolicySource) -> None:
+        """Another policy of the same model applies from where the log ends at the next turn."""
+        if digest(source.policy) == digest(self.policy):
+            return
+        self.policy, self._document = source.policy, source.document
+        self._state = None  # recovering adopts what is new
+
     def turn(self) -> Turned:
         """Fold what the log has now. After an error the next turn recovers first."""
         state = self._state

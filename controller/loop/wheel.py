@@ -2,10 +2,12 @@
 
 One turn, in this order:
 
-    1. drain the sources   access-log lines and their position, into the log, in one transaction
+    0. adopt               policies that came, changed or went since the last turn
+    1. drain the sources   access-log lines and their position, into the log, in one transaction;
+                           what the cluster has of each arm, where that changed
     2. tick                the wall clock, into the log of each model in which something may happen
     3. fold                each of these models: read, step, write down
-    4. act                 publish the splits that are wanted
+    4. act                 publish the splits that are wanted; wake whoever carries out the rest
     5. read back           a split that every connected router accepted is an event of the log
 
 Sources are drained before the tick, so no exposure that was made before the clock moved is behind
@@ -29,9 +31,11 @@ import structlog
 from controller.core.decide.phases import ACTIVE
 from controller.core.model import Json, Split
 from controller.core.state import State
-from controller.errors import InvariantError, Retryable, UnderstudyError
+from controller.errors import Deposed, InvariantError, Retryable, UnderstudyError
 from controller.ledger import Ledger
-from controller.loop.fold import Fold, Turned
+from controller.loop.actor import Actor, Standing
+from controller.loop.cluster import Cluster
+from controller.loop.fold import Fold, PolicySource, Turned
 from controller.router.snapshot import RoutedModel
 from controller.stream import Mark, Stream, codec
 
@@ -113,6 +117,8 @@ class Wheel:
         clock: Clock,
         told: Callable[[str, Turned], None],
         worried: Callable[[], None],
+        cluster: Cluster | None = None,
+        actor: Actor | None = None,
     ) -> None:
         self._folds = {fold.model: fold for fold in folds}
         self._stream = stream
@@ -122,17 +128,26 @@ class Wheel:
         self._clock = clock
         self._told = told
         self._worried = worried
+        self._cluster = cluster
+        self._actor = actor
+        self._adopted: dict[str, PolicySource | None] = {}
         self._turn_lock = asyncio.Lock()
         self._asked = asyncio.Event()
         self._stopping = False
         self._restless = set(self._folds)
         self._due: set[str] = set()
         self._is_behind = False
+        self._is_deposed = False
         self._ticked: dict[str, float] = {}
         self._states: dict[str, State] = {}
         self._published: list[RoutedModel] = []
         self._stand_ins: dict[str, RoutedModel] = {}
         self.troubles: dict[str, str] = {}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that are turned."""
+        return tuple(self._folds)
 
     @property
     def is_settled(self) -> bool:
@@ -141,12 +156,15 @@ class Wheel:
 
     def trouble(self, model: str) -> str | None:
         """What holds `model`, if anything does."""
-        return next((self.troubles[w] for w in (model, LOG, ROUTER) if w in self.troubles), None)
+        found = next((self.troubles[w] for w in (model, LOG, ROUTER) if w in self.troubles), None)
+        return found or (self._actor.troubles.get(model) if self._actor else None)
 
     async def run(self) -> None:
         """Turn until `stop`; ends with a snapshot of each model."""
         while not self._stopping:
             await self._try_turn()
+            if self._is_deposed:
+                raise Deposed("another controller leads: this one has stopped")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), PACE_S)
             self._asked.clear()
@@ -154,6 +172,8 @@ class Wheel:
             await self._try_turn()
             for fold in self._folds.values():
                 await asyncio.to_thread(fold.snapshot)
+        if self._actor is not None:
+            await self._actor.stop()
 
     def stop(self) -> None:
         """End after the present turn."""
@@ -163,6 +183,11 @@ class Wheel:
     def hurry(self) -> None:
         """Turn now."""
         self._asked.set()
+
+    def adopt(self, model: str, source: PolicySource | None) -> None:
+        """From the next turn on this policy applies to `model`; None: the model is gone."""
+        self._adopted[model] = source
+        self.hurry()
 
     async def append(self, lines: Mapping[str, Sequence[bytes]]) -> None:
         """Write events into the log, durably; they are seen at the next turn."""
@@ -182,7 +207,8 @@ class Wheel:
 
     async def _try_turn(self) -> None:
         async with self._turn_lock:
-            if await self._guarded(LOG, self._drain()) and await self._guarded(LOG, self._tick()):
+            self._take_up()
+            if await self._guarded(LOG, self._fill()) and await self._guarded(LOG, self._tick()):
                 for model in sorted(self._due):
                     await self._guarded(model, self._fold(model))
             await self._guarded(ROUTER, self._act())
@@ -192,11 +218,41 @@ class Wheel:
         try:
             await work
         except Exception as exc:  # noqa: BLE001 - the loop must survive and hold
+            self._is_deposed |= isinstance(exc, Deposed)
             self._trouble(who, exc)
             return False
         if self.troubles.pop(who, None) is not None:
             self._worried()
         return True
+
+    def _take_up(self) -> None:
+        """Adopt the policies that came, changed or went."""
+        adopted, self._adopted = self._adopted, {}
+        for model, source in adopted.items():
+            if source is None:
+                self._folds.pop(model, None)
+                self._states.pop(model, None)
+                self._stand_ins.pop(model, None)
+                self.troubles.pop(model, None)
+            elif model in self._folds:
+                self._folds[model].adopt(source)
+            else:
+                self._folds[model] = Fold(source, self._stream, self._ledger)
+            self._restless |= {model} & set(self._folds)
+
+    async def _fill(self) -> None:
+        """Bring into the log whatever there is to know now."""
+        await self._drain()
+        if self._cluster is None:
+            return
+        now = self._clock()
+        lines = {
+            model: news
+            for model, state in self._states.items()
+            if (news := self._cluster.news(self._folds[model].policy, state, now))
+        }
+        if lines:
+            await self.append(lines)
 
     async def _drain(self) -> None:
         """Bring what the sources have into the log; notes when one has more than a turn takes."""
@@ -244,12 +300,18 @@ class Wheel:
 
     async def _fold(self, model: str) -> None:
         turned = await asyncio.to_thread(self._folds[model].turn)
+        is_first = model not in self._states
         self._states[model] = turned.state
         self._say(model, turned)
         self._told(model, turned)
+        if self._actor is not None and (turned.decisions or is_first):
+            standing = Standing(turned.policy, turned.state.versions, turned.state.champion)
+            self._actor.wake(model, standing)
 
     async def _act(self) -> None:
         """Publish what is wanted and note in the log what the routers have accepted."""
+        if self._cluster is not None and not self._cluster.is_known:
+            return  # the routers know better where the arms answer
         await self._stand_in()
         routed = [self._routed(m) for m in sorted(self._states)] + list(self._stand_ins.values())
         if routed != self._published:
@@ -281,8 +343,10 @@ class Wheel:
             with suppress(UnderstudyError):
                 known = await asyncio.to_thread(self._folds[model].last_known)
             if known is not None:
-                route = self._folds[model].policy.spec.route
-                self._stand_ins[model] = RoutedModel(model, route, known.split, known.endpoints)
+                spec = self._folds[model].policy.spec
+                self._stand_ins[model] = RoutedModel(
+                    model, spec.route, known.split, known.endpoints, spec.deploy
+                )
         for model in set(self._stand_ins) & set(self._states):
             del self._stand_ins[model]
 
@@ -294,11 +358,17 @@ class Wheel:
         arms = {state.champion, *state.split.weights, *state.split.mirror}
         if state.rollout is not None:
             arms |= set(state.rollout.arms)
+        policy = self._folds[model].policy
+        endpoints = {a: state.versions[a].endpoints for a in arms if a in state.versions}
+        if self._cluster is not None:
+            found = self._cluster.endpoints(policy, state)
+            endpoints |= {arm: found[arm] for arm in arms if arm in found}
         return RoutedModel(
             name=model,
-            route=self._folds[model].policy.spec.route,
+            route=policy.spec.route,
             split=state.split,
-            endpoints={arm: state.versions[arm].endpoints for arm in arms if arm in state.versions},
+            endpoints=endpoints,
+            deploy=policy.spec.deploy,
         )
 
     def _say(self, model: str, turned: Turned) -> None:

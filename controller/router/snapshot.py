@@ -44,7 +44,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from controller.core.model import Split
-from controller.core.policy import Route
+from controller.core.policy import Deploy, Route
 from controller.core.split import is_segment, ranges
 from controller.errors import InvariantError
 from controller.router import config
@@ -70,12 +70,14 @@ class RoutedModel:
     """One model as the router sees it.
 
     endpoints  arm -> `host:port` of its servers; an arm without any answers 503
+    deploy     what else carries the split, where it is not Envoy
     """
 
     name: str
     route: Route
     split: Split
     endpoints: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    deploy: Deploy | None = None
 
     def arms(self) -> tuple[str, ...]:
         """Every arm that has a cluster, sorted."""

@@ -1,0 +1,185 @@
+"""The actor: carries out what was decided, other than splits, and notes that it is so.
+
+An effect stands in the ledger before it is begun and is marked when it was read back from the
+world, so after a crash the ledger says what is left to do. Effects of a model are carried out in
+their order, and each may be carried out again.
+
+    Retryable    tried again, ever more rarely
+    Conflict     another writer owns the field: reported, tried again now and then, never forced
+    Permanent    reported, tried again now and then: somebody may mend it
+
+A failing effect does not keep the ones behind it waiting: of those on one arm, a later one of the
+same kind takes the place of an earlier one (to scale to 0 and then to 5 after an outage would kill
+pods that are wanted), and those on different arms do not depend on each other.
+
+Nothing here waits for the wheel, and the wheel never waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from controller.core.model import Effect, PointService, Scale, SetRole, Version
+from controller.core.policy import Policy
+from controller.deploy.target import Order, Target
+from controller.errors import Retryable, UnderstudyError
+from controller.ledger import Ledger, PendingEffect
+
+FIRST_S, LONGEST_S = 1.0, 30.0
+"""Between attempts."""
+
+AT_ONCE = 8
+"""Models whose effects are carried out at the same time."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the actor must know of a model to act for it."""
+
+    policy: Policy
+    versions: Mapping[str, Version]
+    champion: str
+
+
+@dataclass(slots=True)
+class _Work:
+    """One model's open effects."""
+
+    standing: Standing
+    awake: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+
+class Actor:
+    """Carries out the effects of all models; `wake` it when there may be some."""
+
+    def __init__(
+        self, ledger: Ledger, target_of: Callable[[Policy], Target | None], worried: Callable[[], None]
+    ) -> None:
+        self._ledger = ledger
+        self._target_of = target_of
+        self._worried = worried
+        self._works: dict[str, _Work] = {}
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self.troubles: dict[str, str] = {}
+
+    def wake(self, model: str, standing: Standing) -> None:
+        """There may be effects to carry out for this model."""
+        work = self._works.setdefault(model, _Work(standing))
+        work.standing = standing
+        work.awake.set()
+        if work.task is None or work.task.done():
+            work.task = asyncio.create_task(self._work(model, work))
+
+    async def stop(self) -> None:
+        """End at once; what is not done stays in the ledger."""
+        tasks = [work.task for work in self._works.values() if work.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(self, model: str, work: _Work) -> None:
+        """Carry out what is open until nothing is."""
+        pause_s = FIRST_S
+        while work.awake.is_set():
+            work.awake.clear()
+            async with self._slots:
+                trouble = await asyncio.to_thread(self._round, model, work.standing)
+            self._say(model, trouble)
+            if trouble is None:
+                pause_s = FIRST_S
+                continue
+            try:
+                async with asyncio.timeout(pause_s):
+                    await work.awake.wait()
+            except TimeoutError:
+                pause_s = min(2 * pause_s, LONGEST_S)
+            work.awake.set()
+
+    def _round(self, model: str, standing: Standing) -> str | None:
+        """Carry out each open effect once; what went wrong, if anything did."""
+        trouble = None
+        try:
+            for effect in self._open(model):
+                trouble = self._carry_out(model, standing, effect) or trouble
+        except UnderstudyError as exc:
+            return f"{type(exc).__name__}: {exc}"
+        return trouble
+
+    def _open(self, model: str) -> Sequence[PendingEffect]:
+        """What is left to do, in order; what was overtaken is closed."""
+        newest: dict[tuple[str, str], PendingEffect] = {}
+        for effect in self._ledger.pending_effects(model):
+            key = _subject(effect.effect)
+            if key is None:
+                continue
+            overtaken = newest.pop(key, None)
+            if overtaken is not None:
+                self._ledger.effect_done(model, overtaken.number, overtaken.ordinal)
+            newest[key] = effect
+        return list(newest.values())
+
+    def _carry_out(self, model: str, standing: Standing, pending: PendingEffect) -> str | None:
+        effect, target = pending.effect, self._target_of(standing.policy)
+        assert isinstance(effect, Scale | SetRole | PointService)
+        if target is None:
+            return "nothing here carries out `deploy`: start `serve` with --kubernetes"
+        decision = self._ledger.decision(model, pending.number)
+        order = Order(
+            model=model,
+            policy=standing.policy,
+            effect=effect,
+            versions=standing.versions,
+            champion=standing.champion,
+            reason=decision.reason if decision else "",
+        )
+        try:
+            target.carry_out(order)
+        except UnderstudyError as exc:
+            sentence = f"{_named(effect)}: {exc}"
+            self._ledger.effect_failed(model, pending.number, pending.ordinal, sentence)
+            if not isinstance(exc, Retryable):
+                log.warning("effect not carried out", model=model, reason=sentence)
+            return sentence
+        self._ledger.effect_done(model, pending.number, pending.ordinal)
+        log.info("effect", model=model, done=_named(effect), decision=pending.number)
+        return None
+
+    def _say(self, model: str, trouble: str | None) -> None:
+        before = self.troubles.get(model)
+        if trouble is None:
+            self.troubles.pop(model, None)
+        else:
+            self.troubles[model] = trouble
+        if trouble != before:
+            self._worried()
+
+
+def _subject(effect: Effect) -> tuple[str, str] | None:
+    """What the effect is about: a later one about the same takes its place. None: not ours."""
+    match effect:
+        case Scale() | SetRole():
+            return type(effect).__name__, effect.arm
+        case PointService():
+            return type(effect).__name__, ""
+        case _:
+            return None
+
+
+def _named(effect: Scale | SetRole | PointService) -> str:
+    """The effect for people."""
+    match effect:
+        case Scale(replicas=None):
+            return f"give back the scale of {effect.arm}"
+        case Scale():
+            return f"scale {effect.arm} to {effect.replicas}"
+        case SetRole():
+            return f"label {effect.arm} {effect.role}"
+        case PointService():
+            return f"point the service to {effect.arm}"
