@@ -60,9 +60,10 @@ def digits(files: Mapping[str, Path]) -> Command:
     """The demo's models by version, behind the Open Inference Protocol."""
 
     def command(place: Place) -> Sequence[object]:
-        program = ("-m", "tests.cluster.digits_server")
+        # The checkout's controller, whatever is installed.
+        python = ("env", f"PYTHONPATH={_HERE.parents[1]}", sys.executable)
         given = (place.address, place.port, place.version, files[place.version])
-        return sys.executable, *program, *given
+        return *python, _HERE / "digits_server.py", *given
 
     return command
 
