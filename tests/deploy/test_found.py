@@ -135,6 +135,9 @@ def test_service_name_is_a_dns_label(model: str, version: str) -> None:
 
 
 def test_service_names_differ_where_arms_do() -> None:
-    arms = [("digits", v) for v in ("v1", "V1", "v.1", "v_1", "v-1")] + [("x" * 70, "a"), ("x" * 70, "b")]
+    arms = [("digits", v) for v in ("v1", "V1", "v.1", "v_1", "v-1")] + [
+        ("x" * 70, "a"),
+        ("x" * 70, "b"),
+    ]
     assert len({service_name(*arm) for arm in arms}) == len(arms)
     assert service_name("digits", "v1") == "arm-digits-v1"

@@ -13,13 +13,17 @@ V2 = FoundArm("v2", "known", 0, 1)
 
 
 def lines(
-    before: dict[str, FoundArm], found: dict[str, FoundArm], versions: tuple[str, ...] = ("v1", "v2")
+    before: dict[str, FoundArm],
+    found: dict[str, FoundArm],
+    versions: tuple[str, ...] = ("v1", "v2"),
 ) -> list[dict[str, Any]]:
     return [json.loads(line) for line in news("digits", before, found, versions, "v1", 5.0)]
 
 
 def test_new_version_is_introduced_before_its_capacity() -> None:
-    found = replace(V2, parent="v1", trained_at="yesterday", metrics={"accuracy": 0.9}, uri="s3://x")
+    found = replace(
+        V2, parent="v1", trained_at="yesterday", metrics={"accuracy": 0.9}, uri="s3://x"
+    )
     version, capacity = lines({}, {"v2": found}, ("v1",))
     assert version == {
         "type": "version",

@@ -65,8 +65,7 @@ def test_field_that_somebody_updated_is_taken_over_and_that_is_noted() -> None:
         {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            "metadata": HEAD
-            | {"resourceVersion": "7", "annotations": {FIELDS: "spec.replicas"}},
+            "metadata": HEAD | {"resourceVersion": "7", "annotations": {FIELDS: "spec.replicas"}},
             "spec": {"replicas": 5},
         },
         force=True,
