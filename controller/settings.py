@@ -41,18 +41,31 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of `understudy serve`; without a router's address, routers are elsewhere."""
+    """The settings of `understudy serve`.
+
+    router      without its address, routers are elsewhere
+    namespaces  of the cluster that are watched, none: all; None: there is no cluster
+    """
 
     policies: Path
     state: Path
     api: Address
     router: Address | None
     xds: Address
+    namespaces: tuple[str, ...] | None = None
 
 
 def router_address(text: str) -> Address | None:
     """The setting `--router`: an address of a local router, or `none` for routers elsewhere."""
     return None if text == "none" else Address.parse(text, "--router")
+
+
+def watched_namespaces(text: str | None) -> tuple[str, ...] | None:
+    """The setting `--kubernetes`: names of namespaces, with commas, or `*` for all of them."""
+    if text is None or not text.strip():
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    return () if "*" in names else names
 
 
 def default_state() -> Path:

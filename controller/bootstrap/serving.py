@@ -15,6 +15,7 @@ import sys
 import time  # noqa: TID251 - the wall clock is taken here and handed to the loop
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -23,12 +24,17 @@ import structlog
 from controller.api.app import create_app
 from controller.api.serving import Server
 from controller.api.serving import server as api_server
+from controller.bootstrap.cluster import ClusterSide
 from controller.bootstrap.folder import read_policies
 from controller.bootstrap.routers import EnvoyRouter, chosen, memory_of, sources_of, url_of
 from controller.errors import InvariantError, Permanent
 from controller.ledger import Ledger, open_ledger
+from controller.loop.actor import Actor
 from controller.loop.backend import LoopBackend
+from controller.loop.carriers import Carriers
+from controller.loop.cluster import Cluster
 from controller.loop.fold import Fold, PolicySource
+from controller.loop.standby import StandbyWheel
 from controller.loop.wheel import Wheel
 from controller.router.envoy import LocalEnvoy
 from controller.router.fleet import Fleet
@@ -45,7 +51,13 @@ log = structlog.get_logger()
 def serve(settings: Settings, *, is_json: bool) -> int:
     """Run until SIGTERM or Ctrl-C; the exit code."""
     configure_logs()
+    if settings.namespaces is not None:
+        settings.state.mkdir(parents=True, exist_ok=True)
+        return asyncio.run(_serve(settings, [], is_json=is_json))
     sources = read_policies(settings.policies)
+    for source in sources:
+        if source.policy.spec.deploy is not None:
+            log.warning("deploy is not carried out without --kubernetes", model=source.policy.model)
     with _locked(settings.state):
         return asyncio.run(_serve(settings, sources, is_json=is_json))
 
@@ -56,15 +68,36 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
-        stream, ledger = _stores(settings.state, stack)
+        stores = _stores(settings.state, stack)
         envoy = chosen(settings)
         plane = ControlPlane(memory=memory_of(settings.state, envoy))
-        backend, wheel = _wired(sources, stream, ledger, EnvoyRouter(plane, envoy), envoy)
+        router = EnvoyRouter(plane, envoy)
+        backend = LoopBackend(
+            [source.policy.model for source in sources],
+            ledger=stores.ledger,
+            router=router,
+            clock=time.time,
+            waits_for_routers=isinstance(envoy, LocalEnvoy),
+        )
         server = _server(settings.api, backend)
+        tasks: list[asyncio.Task[None]] = []
+        cluster = None
+        if settings.namespaces is not None:
+            cluster = ClusterSide(settings.namespaces, stores.ledger, backend)
+            stack.callback(cluster.stop)
+            tasks.append(asyncio.create_task(server.serve()))
+            await _stand_by(cluster, stores, backend, tasks, stopping)
+            sources = cluster.sources()
+        if stopping.is_set():
+            server.stop()
+            await asyncio.gather(*tasks)
+            return 0
+        wheel = _wheel(sources, stores, router, envoy, backend, cluster)
         await _start_router(settings.xds, plane, envoy, stack)
-        tasks = [asyncio.create_task(wheel.run())]
+        tasks.append(asyncio.create_task(wheel.run()))
         await _until(lambda: backend.is_complete, tasks, stopping)
-        tasks.append(asyncio.create_task(server.serve()))
+        if cluster is None:
+            tasks.append(asyncio.create_task(server.serve()))
         await _until(lambda: server.started and _is_ready(backend), tasks, stopping)
         if not stopping.is_set():
             _announce(server.url, url_of(envoy), is_json=is_json)
@@ -77,38 +110,77 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
     return 0
 
 
-def _wired(
-    sources: Sequence[PolicySource],
-    stream: Stream,
-    ledger: Ledger,
-    router: EnvoyRouter,
-    envoy: LocalEnvoy | Fleet,
-) -> tuple[LoopBackend, Wheel]:
-    models = [source.policy.model for source in sources]
-    is_local = isinstance(envoy, LocalEnvoy)
-    backend = LoopBackend(
-        models, ledger=ledger, router=router, clock=time.time, waits_for_routers=is_local
-    )
-    wheel = Wheel(
-        [Fold(source, stream, ledger) for source in sources],
-        stream=stream,
-        ledger=ledger,
-        router=router,
-        sources=sources_of(envoy, stream),
-        clock=time.time,
+async def _stand_by(
+    cluster: ClusterSide,
+    stores: Stores,
+    backend: LoopBackend,
+    tasks: Sequence[asyncio.Task[None]],
+    stopping: asyncio.Event,
+) -> None:
+    """Answer questions until this controller leads and has looked at the cluster."""
+    standby = StandbyWheel(
+        cluster.sources,
+        stream=stores.stream,
+        ledger=stores.ledger,
+        leader=lambda: cluster.lease.holder,
         told=backend.told,
         worried=backend.worried,
     )
+    backend.wheel = standby
+    cluster.start()
+    looking = asyncio.create_task(standby.run())
+    try:
+        parts = [*tasks, looking]
+        await _until(lambda: cluster.leading.is_set() and cluster.is_known, parts, stopping)
+    finally:
+        standby.stop()
+        await looking
+    if not stopping.is_set():
+        term = await asyncio.to_thread(stores.ledger.begin_term, cluster.identity)
+        log.info("leading", identity=cluster.identity, term=term)
+
+
+def _wheel(  # noqa: PLR0913, PLR0917 - where everything meets
+    sources: Sequence[PolicySource],
+    stores: Stores,
+    router: EnvoyRouter,
+    envoy: LocalEnvoy | Fleet,
+    backend: LoopBackend,
+    cluster: ClusterSide | None,
+) -> Wheel:
+    """The wheel, which from now on is what the API asks."""
+    wheel = Wheel(
+        [Fold(source, stores.stream, stores.ledger) for source in sources],
+        stream=stores.stream,
+        ledger=stores.ledger,
+        router=Carriers(router, {}) if cluster is not None else router,
+        sources=sources_of(envoy, stores.stream),
+        clock=time.time,
+        told=backend.told if cluster is None else cluster.told,
+        worried=backend.worried,
+        cluster=None if cluster is None else Cluster(cluster.discovery),
+        actor=None if cluster is None else Actor(stores.ledger, cluster.target_of, backend.worried),
+    )
     backend.wheel = wheel
-    return backend, wheel
+    if cluster is not None:
+        cluster.drive(wheel)
+    return wheel
 
 
-def _stores(state: Path, stack: AsyncExitStack) -> tuple[Stream, Ledger]:
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What is kept: the log of events, and the ledger of decisions."""
+
+    stream: Stream
+    ledger: Ledger
+
+
+def _stores(state: Path, stack: AsyncExitStack) -> Stores:
     stream = open_stream(f"sqlite:///{state.absolute() / 'events.db'}")
     stack.callback(stream.close)
     ledger = _ledger(state.absolute() / "ledger.db")
     stack.callback(ledger.close)
-    return stream, ledger
+    return Stores(stream, ledger)
 
 
 def _ledger(file: Path) -> Ledger:

@@ -21,7 +21,14 @@ from controller.cli.printing import Level, Output, print_rows, print_value
 from controller.core.model import Json, Operation
 from controller.core.policy import parse, position, schema, warnings
 from controller.errors import PolicyError, UnderstudyError
-from controller.settings import Address, Settings, default_state, policy_text, router_address
+from controller.settings import (
+    Address,
+    Settings,
+    default_state,
+    policy_text,
+    router_address,
+    watched_namespaces,
+)
 
 app = typer.Typer(
     name="understudy",
@@ -100,6 +107,14 @@ def serve(  # noqa: PLR0913 - a command's options
             help="Where more routers may get their splits, HOST:PORT.",
         ),
     ] = "127.0.0.1:18000",
+    kubernetes: Annotated[
+        str | None,
+        typer.Option(
+            "--kubernetes",
+            envvar="UNDERSTUDY_KUBERNETES",
+            help="Namespaces whose RolloutPolicy objects are served (a,b or *), not --policies.",
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Controller, API, dashboard, and one local Envoy."""
@@ -111,6 +126,7 @@ def serve(  # noqa: PLR0913 - a command's options
         api=Address.parse(api, "--api"),
         router=router_address(router),
         xds=Address.parse(xds, "--xds"),
+        namespaces=watched_namespaces(kubernetes),
     )
     raise typer.Exit(bootstrap.serve(settings, is_json=output is Output.JSON))
 

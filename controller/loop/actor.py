@@ -60,7 +60,10 @@ class Actor:
     """Carries out the effects of all models; `wake` it when there may be some."""
 
     def __init__(
-        self, ledger: Ledger, target_of: Callable[[Policy], Target | None], worried: Callable[[], None]
+        self,
+        ledger: Ledger,
+        target_of: Callable[[Policy], Target | None],
+        worried: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._target_of = target_of

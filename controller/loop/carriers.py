@@ -47,7 +47,9 @@ class Carriers:
 
     def status(self) -> dict[str, Json]:
         """The Envoys' status; that of the others under their names."""
-        others = {kind: r.status() for kind, r in self._routers.items() if kind != "envoy"}
+        others: dict[str, Json] = {
+            kind: r.status() for kind, r in self._routers.items() if kind != "envoy"
+        }
         return {**self._routers["envoy"].status(), **others}
 
 

@@ -8,8 +8,6 @@ Nothing is remembered here: what the log was told last is what its fold says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from controller.core.policy import Policy
 from controller.core.state import State
 from controller.deploy.plan import news

@@ -137,7 +137,7 @@ class Wheel:
         self._restless = set(self._folds)
         self._due: set[str] = set()
         self._is_behind = False
-        self._is_deposed = False
+        self._deposed: str | None = None
         self._ticked: dict[str, float] = {}
         self._states: dict[str, State] = {}
         self._published: list[RoutedModel] = []
@@ -157,14 +157,14 @@ class Wheel:
     def trouble(self, model: str) -> str | None:
         """What holds `model`, if anything does."""
         found = next((self.troubles[w] for w in (model, LOG, ROUTER) if w in self.troubles), None)
-        return found or (self._actor.troubles.get(model) if self._actor else None)
+        return found or self.deploy_trouble(model)
 
     async def run(self) -> None:
         """Turn until `stop`; ends with a snapshot of each model."""
         while not self._stopping:
             await self._try_turn()
-            if self._is_deposed:
-                raise Deposed("another controller leads: this one has stopped")
+            if self._deposed is not None:
+                raise Deposed(f"this controller does not lead any more: {self._deposed}")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), PACE_S)
             self._asked.clear()
@@ -183,6 +183,15 @@ class Wheel:
     def hurry(self) -> None:
         """Turn now."""
         self._asked.set()
+
+    def depose(self, why: str) -> None:
+        """Another controller leads: end, and change nothing more."""
+        self._deposed = why
+        self._asked.set()
+
+    def deploy_trouble(self, model: str) -> str | None:
+        """Why something that was decided for `model` is not carried out."""
+        return self._actor.troubles.get(model) if self._actor is not None else None
 
     def adopt(self, model: str, source: PolicySource | None) -> None:
         """From the next turn on this policy applies to `model`; None: the model is gone."""
@@ -207,6 +216,8 @@ class Wheel:
 
     async def _try_turn(self) -> None:
         async with self._turn_lock:
+            if self._deposed is not None:
+                return
             self._take_up()
             if await self._guarded(LOG, self._fill()) and await self._guarded(LOG, self._tick()):
                 for model in sorted(self._due):
@@ -218,12 +229,18 @@ class Wheel:
         try:
             await work
         except Exception as exc:  # noqa: BLE001 - the loop must survive and hold
-            self._is_deposed |= isinstance(exc, Deposed)
+            if isinstance(exc, Deposed):
+                self._deposed = str(exc)
             self._trouble(who, exc)
             return False
         if self.troubles.pop(who, None) is not None:
             self._worried()
         return True
+
+    async def _lead(self) -> None:
+        """Make sure that no other controller leads before anything is said to the routers."""
+        if not await asyncio.to_thread(self._ledger.is_current):
+            raise Deposed("another controller leads")
 
     def _take_up(self) -> None:
         """Adopt the policies that came, changed or went."""
@@ -315,6 +332,7 @@ class Wheel:
         await self._stand_in()
         routed = [self._routed(m) for m in sorted(self._states)] + list(self._stand_ins.values())
         if routed != self._published:
+            await self._lead()
             await self._router.publish(routed)
             self._published = routed
         wanted = {m: s.split.epoch for m, s in self._states.items()}
