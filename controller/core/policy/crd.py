@@ -94,6 +94,17 @@ RULES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
             "a range that begins at 0, such as [0, 1], with kind binary",
         ),
     ),
+    "Deploy": (
+        (_one_of("kubernetes", "kserve"), "exactly one of kubernetes and kserve"),
+        (
+            "!has(self.kserve) || !(has(self.gateway) || has(self.webhook))",
+            "kserve alone, or gateway and webhook beside kubernetes",
+        ),
+        (
+            "has(self.kubernetes) || has(self.kserve) || !(has(self.gateway) || has(self.webhook))",
+            "kubernetes beside gateway and webhook",
+        ),
+    ),
     "Spec": (
         (
             (
