@@ -151,9 +151,19 @@ def check(files: Annotated[list[Path], typer.Argument(help="Policy files.")]) ->
 
 
 @app.command(name="schema")
-def schema_command() -> None:
-    """JSON Schema of a policy."""
-    print_value(schema(), Output.JSON)
+def schema_command(
+    *,
+    is_crd: Annotated[
+        bool, typer.Option("--crd", help="The CustomResourceDefinition, for kubectl apply.")
+    ] = False,
+) -> None:
+    """JSON Schema of a policy, or the definition that a cluster needs."""
+    if is_crd:
+        from controller.core.policy.crd import crd
+
+        print_value(crd(), Output.YAML)
+    else:
+        print_value(schema(), Output.JSON)
 
 
 @app.command()

@@ -14,8 +14,8 @@ and says so in a condition. Hence:
 - `null` is dropped by the API server where a field is not nullable. That is right where `null`
   means "as if left out", and nowhere else: a field with another default is nullable, so that its
   `null` is kept for `parse` to refuse.
-- `on` without quotes is `true` to the YAML that kubectl and most tools for clusters read. A field of
-  that name is there under both; `as_meant` takes the one for the other.
+- `on` without quotes is `true` to the YAML that kubectl and most tools for clusters read. A field
+  of that name is there under both; `as_meant` takes the one for the other.
 - Rules between fields are CEL, with the words that `parse` has for them. Lists and texts have
   bounds, else the API server takes a rule's cost for infinite. A pattern has a rule beside it for
   the sake of its words: the API server's own complaint only quotes the expression.
@@ -73,35 +73,53 @@ RULES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
             "an event with metric reward, and with no other",
         ),
         (
-            "self.metric == 'reward' || !(has(self.window) || has(self.default)"
-            " || has(self.range) || has(self.aggregate))",
+            (
+                "self.metric == 'reward' || !(has(self.window) || has(self.default)"
+                " || has(self.range) || has(self.aggregate))"
+            ),
             "window, default, range and aggregate with metric reward only",
         ),
     ),
     "Reward": (
         (
-            "!has(self.default) && !has(self.range) || (has(self.range) ? self.range[0] : 0.0)"
-            " <= (has(self.default) ? self.default : 0.0) && (has(self.default) ? self.default"
-            " : 0.0) <= (has(self.range) ? self.range[1] : 1.0)",
+            (
+                "!has(self.default) && !has(self.range) || (has(self.range) ? self.range[0] : 0.0)"
+                " <= (has(self.default) ? self.default : 0.0) && (has(self.default) ? self.default"
+                " : 0.0) <= (has(self.range) ? self.range[1] : 1.0)"
+            ),
             "a number inside the range",
         ),
         (
-            "!(has(self.kind) && self.kind == 'binary' && has(self.range)"
-            " && self.range[0] != 0.0)",
+            "!(has(self.kind) && self.kind == 'binary' && has(self.range) && self.range[0] != 0.0)",
             "a range that begins at 0, such as [0, 1], with kind binary",
+        ),
+    ),
+    "Deploy": (
+        (_one_of("kubernetes", "kserve"), "exactly one of kubernetes and kserve"),
+        (
+            "!has(self.kserve) || !(has(self.gateway) || has(self.webhook))",
+            "kserve alone, or gateway and webhook beside kubernetes",
+        ),
+        (
+            "has(self.kubernetes) || has(self.kserve) || !(has(self.gateway) || has(self.webhook))",
+            "kubernetes beside gateway and webhook",
         ),
     ),
     "Spec": (
         (
-            "!has(self.guardrails) || self.guardrails.all(g, self.guardrails.exists_one(h,"
-            " h.metric == g.metric && (has(h.event) ? h.event : '')"
-            " == (has(g.event) ? g.event : '')))",
+            (
+                "!has(self.guardrails) || self.guardrails.all(g, self.guardrails.exists_one(h,"
+                " h.metric == g.metric && (has(h.event) ? h.event : '')"
+                " == (has(g.event) ? g.event : '')))"
+            ),
             "one guardrail for each metric, and for each reward event",
         ),
         (
-            "!(has(self.candidates) && has(self.candidates.on_new)"
-            " && self.candidates.on_new == 'join')"
-            " || self.stages.exists(s, has(s.ab) || has(s.thompson))",
+            (
+                "!(has(self.candidates) && has(self.candidates.on_new)"
+                " && self.candidates.on_new == 'join')"
+                " || self.stages.exists(s, has(s.ab) || has(s.thompson))"
+            ),
             "queue or replace, or an ab or thompson stage that can be joined",
         ),
     ),
@@ -308,9 +326,7 @@ def _rules(node: Node, target: Node) -> Node:
         rules.append(_RISING_PAIR)
     if not rules:
         return {}
-    return {
-        "x-kubernetes-validations": [{"rule": rule, "message": text} for rule, text in rules]
-    }
+    return {"x-kubernetes-validations": [{"rule": rule, "message": text} for rule, text in rules]}
 
 
 def _class_of(node: Node) -> str:

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from controller.core.policy.base import Object, given, written
-from controller.core.policy.quantities import Duration, Name, Port, PositiveDuration, WebAddress
+from controller.core.policy.quantities import (
+    Duration,
+    Name,
+    Namespace,
+    Port,
+    PositiveDuration,
+    WebAddress,
+)
 from controller.core.policy.stages import Stage
 
 
@@ -39,7 +46,7 @@ class Pace:
 class KubernetesTarget(Object):
     """Deployments in a cluster: one for each version, told apart by labels."""
 
-    namespace: Name | None = None
+    namespace: Namespace | None = None
     """The namespace of the model's Deployments; without it that of the policy."""
     service: Name
     """The Service that selects the champion, for callers that pass the router by."""
@@ -61,7 +68,7 @@ class KubernetesTarget(Object):
 class GatewayTarget(Object):
     """A route of the Gateway API that carries the split."""
 
-    namespace: Name | None = None
+    namespace: Namespace | None = None
     """The namespace of the HTTPRoute; without it that of the Deployments."""
     route: Name
     """The name of the HTTPRoute."""
@@ -72,7 +79,7 @@ class GatewayTarget(Object):
 class KServeTarget(Object):
     """An InferenceService of KServe: two versions at a time, by `storageUri`."""
 
-    namespace: Name | None = None
+    namespace: Namespace | None = None
     """The namespace of the InferenceService; without it that of the policy."""
     service: Name
     """The name of the InferenceService."""
