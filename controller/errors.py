@@ -6,6 +6,7 @@
     ├── CommandError         the operator                  the command does not fit the phase
     ├── BackendError         a service that we use
     │   ├── Retryable        try again after `after_s`
+    │   │   └── Standby      this controller does not lead: ask again, or ask the leader
     │   └── Permanent        trying again will not help
     │       ├── Conflict     another writer owns what we would change: not fought
     │       └── Deposed      another controller leads: stop acting
@@ -84,6 +85,17 @@ class Retryable(BackendError):  # noqa: N818 - the design's word
     def __init__(self, message: str, *, after_s: float = 1.0) -> None:
         self.after_s = after_s
         super().__init__(message)
+
+
+class Standby(Retryable):
+    """This controller does not lead, and cannot do what only a leader does.
+
+    leader  who leads, as far as is known
+    """
+
+    def __init__(self, message: str, leader: str, *, after_s: float = 1.0) -> None:
+        self.leader = leader
+        super().__init__(message, after_s=after_s)
 
 
 class Permanent(BackendError):  # noqa: N818 - the design's word

@@ -55,11 +55,14 @@ class Backend(Protocol):
         reason: str,
         version: str | None = None,
     ) -> Report:
-        """Carry out an operator's command. Raises `CommandError` if it does not fit the phase."""
+        """Carry out an operator's command.
+
+        Raises `CommandError` if it does not fit the phase, `Standby` where another one leads.
+        """
         ...
 
     async def candidate(self, model: str, version: dict[str, Json]) -> Report:
-        """Offer a version; its fields are those of a `version` event. Raises `CommandError`."""
+        """Offer a version; its fields are those of a `version` event. Raises as `command`."""
         ...
 
     def assign(
@@ -74,6 +77,10 @@ class Backend(Protocol):
 
     def ready(self) -> dict[str, bool | str]:
         """Component -> True, or what is missing."""
+        ...
+
+    def leads(self) -> bool:
+        """Whether this controller acts. A standby answers reads and takes in events."""
         ...
 
     def router_status(self) -> dict[str, Json]:

@@ -62,6 +62,8 @@ class Reports(Collector):
         ]
         yield from _evidence(explained)
         yield from _router(self._backend.router_status())
+        text = "1 where this controller leads, 0 where it stands by"
+        yield GaugeMetricFamily("understudy_leader", text, value=float(self._backend.leads()))
 
 
 def _totals(arms: Sequence[tuple[str, ArmReport]]) -> Iterator[Metric]:

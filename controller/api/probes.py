@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fastapi import APIRouter
 
 from controller.api.problems import ProblemError
@@ -19,13 +21,14 @@ async def healthz() -> Probe:
 
 @router.get("/readyz", responses={503: {"model": Problem}})
 async def readyz(backend: Controller) -> Probe:
-    """Ready, or 503 with what is missing."""
+    """Ready to act or, of a `standby`, to take over; else 503 with what is missing."""
     components = backend.ready()
     missing = {name: state for name, state in components.items() if state is not True}
     if not missing:
         connected = backend.router_status().get("connected")
         routers = connected if isinstance(connected, int) else None
-        return Probe(status="ready", components=components, routers=routers)
+        status: Literal["ready", "standby"] = "ready" if backend.leads() else "standby"
+        return Probe(status=status, components=components, routers=routers)
     sentence = "; ".join(f"{name}: {state or 'not ready'}" for name, state in missing.items())
     raise ProblemError(
         503, "not-ready", sentence, extra={"components": dict(components)},

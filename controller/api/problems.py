@@ -28,6 +28,7 @@ from controller.errors import (
     Permanent,
     PolicyError,
     Retryable,
+    Standby,
     UnderstudyError,
 )
 
@@ -37,11 +38,12 @@ STATUS: dict[type[UnderstudyError], tuple[int, str]] = {
     PolicyError: (422, "policy"),
     EventError: (400, "event"),
     CommandError: (409, "command"),
+    Standby: (503, "standby"),
     Retryable: (503, "out-of-reach"),
     Permanent: (502, "backend"),
     InvariantError: (500, "invariant"),
 }
-"""Status and kind of each leaf of the tree of errors."""
+"""Status and kind of each error of the tree; the first that fits counts."""
 
 
 class ProblemError(HTTPException):
@@ -124,7 +126,8 @@ def _of_tree(exc: UnderstudyError) -> ProblemError:
     )
     if isinstance(exc, Retryable):
         wait = str(max(1, math.ceil(exc.after_s)))
-        return ProblemError(status, kind, str(exc), headers={"Retry-After": wait})
+        leader: dict[str, Json] = {"leader": exc.leader} if isinstance(exc, Standby) else {}
+        return ProblemError(status, kind, str(exc), extra=leader, headers={"Retry-After": wait})
     extra: dict[str, Json] = {"reason": exc.reason} if isinstance(exc, EventError) else {}
     return ProblemError(status, kind, str(exc), extra=extra)
 

@@ -283,7 +283,7 @@ class Assignments(Answer):
 class Probe(Answer):
     """The answer of a health probe that succeeded."""
 
-    status: Literal["alive", "ready"]
+    status: Literal["alive", "ready", "standby"]
     components: dict[str, bool | str] = Field(default_factory=dict)
     routers: int | None = Field(default=None, description="how many routers are connected")
 

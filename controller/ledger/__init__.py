@@ -51,6 +51,7 @@ from controller.ledger.values import (
     DeadLetter,
     IntakeRejection,
     PendingEffect,
+    Stamp,
     Term,
 )
 
@@ -60,6 +61,7 @@ __all__ = [
     "IntakeRejection",
     "Ledger",
     "PendingEffect",
+    "Stamp",
     "Term",
     "open_ledger",
 ]
@@ -199,6 +201,12 @@ class Ledger:
         rows = self._rows(query.order_by(snapshots.c.offset.desc()).limit(1))
         return (rows[0]["offset"], rows[0]["state"]) if rows else None
 
+    def stamps(self) -> dict[str, Stamp]:
+        """Which snapshot is the newest, of every model that has one: cheap, to see what is new."""
+        query = select(snapshots.c.model, snapshots.c.offset, snapshots.c.time)
+        rows = self._rows(query.order_by(snapshots.c.model, snapshots.c.offset))
+        return {row["model"]: Stamp(row["offset"], row["time"]) for row in rows}
+
     def drop_snapshots(self, model: str, *, since: int) -> None:
         """Forget the snapshots at offset `since` and after it: nobody can read them any more."""
         with self._writing() as connection:
@@ -241,6 +249,12 @@ class Ledger:
         """Every policy that the model had, oldest first."""
         query = select(policies).where(policies.c.model == model).order_by(policies.c.from_offset)
         return tuple(AdoptedPolicy(**_without_model(row)) for row in self._rows(query))
+
+    def newest_policy(self, model: str) -> AdoptedPolicy | None:
+        """The policy that was adopted last, None when none was."""
+        query = select(policies).where(policies.c.model == model)
+        rows = self._rows(query.order_by(policies.c.from_offset.desc()).limit(1))
+        return AdoptedPolicy(**_without_model(rows[0])) if rows else None
 
     def dead_letters(
         self, model: str, limit: int = _PAGE, reason: str | None = None

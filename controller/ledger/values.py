@@ -28,6 +28,14 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """Which snapshot of a model is the newest; another one of the same offset has another time."""
+
+    offset: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
 class AdoptedPolicy:
     """A policy, the offset of the first event it applies to, and when it was adopted."""
 

@@ -24,6 +24,7 @@ from controller.core.split import assign_many, is_segment, propensity
 from controller.errors import CommandError, EventError
 from controller.ledger import Ledger
 from controller.loop.fold import Turned
+from controller.loop.standby import StandbyWheel
 from controller.loop.wheel import Clock, Router, Wheel
 from controller.stream import codec
 from controller.stream.wire import Canonical
@@ -65,7 +66,7 @@ class LoopBackend:
         self._turned: dict[str, Turned] = {}
         self._history: dict[str, deque[Report]] = {model: deque() for model in models}
         self._listeners: set[asyncio.Queue[Report]] = set()
-        self.wheel: Wheel | None = None
+        self.wheel: Wheel | StandbyWheel | None = None
 
     # --- what the wheel tells -----------------------------------------------------------------
 
@@ -171,20 +172,24 @@ class LoopBackend:
             self._listeners.discard(queue)
 
     def ready(self) -> dict[str, bool | str]:
-        """Whether each component does its work."""
+        """Whether each component does its work. A standby's only work is to know."""
         troubles = self.wheel.troubles if self.wheel else {}
         connected = self._router.status().get("connected", 0)
         own: dict[str, bool | str] = {
             "log and ledger": "; ".join(troubles.values()) or True,
             "models": True if self.is_complete else "the log is still being read",
         }
-        if not self._waits_for_routers:
+        if not self._waits_for_routers or not self.leads():
             return own
         return {
             **own,
             "router": True if connected or not self._models else "no router is connected",
             "splits": True if self._is_settled() else "the router has not accepted a split yet",
         }
+
+    def leads(self) -> bool:
+        """Whether this controller acts; a standby only answers."""
+        return not isinstance(self.wheel, StandbyWheel)
 
     def router_status(self) -> dict[str, Json]:
         """Connected routers and refusals."""
@@ -228,6 +233,7 @@ class LoopBackend:
         self, model: str, operation: Operation, *, by: str, reason: str, version: str | None = None
     ) -> Report:
         """Carry out an operator's command."""
+        self._require_lead()
         self._require(model, operation, version)
         line = codec.command_line(
             model,
@@ -242,6 +248,7 @@ class LoopBackend:
 
     async def candidate(self, model: str, version: dict[str, Json]) -> Report:
         """Offer a version."""
+        self._require_lead()
         state = self._turned[model].state
         name = str(version["version"])
         if not is_new(state, name):
@@ -295,7 +302,7 @@ class LoopBackend:
     # --- inside -------------------------------------------------------------------------------
 
     @property
-    def _wheel(self) -> Wheel:
+    def _wheel(self) -> Wheel | StandbyWheel:
         assert self.wheel is not None
         return self.wheel
 
@@ -308,6 +315,10 @@ class LoopBackend:
 
     def _trouble(self, model: str) -> str | None:
         return self.wheel.trouble(model) if self.wheel else None
+
+    def _require_lead(self) -> None:
+        if isinstance(self.wheel, StandbyWheel):
+            self.wheel.refuse()
 
     def _require(self, model: str, operation: Operation, version: str | None) -> None:
         state = self._turned[model].state

@@ -151,7 +151,7 @@ class Fold:
         while (kept := self._ledger.snapshot(self.model, before=before)) is not None:
             offset, blob = kept
             try:
-                state = _read(blob)
+                state = state_of(blob)
             except Permanent as exc:
                 log.warning("snapshot passed over", model=self.model, offset=offset, why=str(exc))
                 before = offset
@@ -227,7 +227,7 @@ class Fold:
                 self._ledger.effect_done(self.model, effect.number, effect.ordinal)
 
 
-def _read(blob: bytes) -> State:
+def state_of(blob: bytes) -> State:
     """The state that a snapshot is of; raises `Permanent` when it is of another shape."""
     found = decode_image(IMAGE, blob, copy=True)
     try:

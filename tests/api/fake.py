@@ -18,7 +18,7 @@ from controller.core.model import (
     Verdict,
 )
 from controller.core.sentences import decision_explanation
-from controller.errors import CommandError, EventError, Retryable
+from controller.errors import CommandError, EventError, Retryable, Standby
 from controller.stream.codec import Canonical
 from tests.api.evidence import evidence, explanation
 
@@ -171,6 +171,7 @@ class Fake:
         self.missing: dict[str, bool | str] = {"log": True, "router": True}
         self.router: dict[str, Json] = {"connected": 1, "nacks": 2, "last_nack": None}
         self.is_log_reachable = True
+        self.leader = ""
         self.ledger = {
             name: [
                 decision(
@@ -217,6 +218,8 @@ class Fake:
         reason: str,
         version: str | None = None,
     ) -> Report:
+        if self.leader:
+            raise Standby("this controller stands by", self.leader)
         report = self.reports[model]
         if operation is Operation.RESUME and report.phase is not Phase.PAUSED:
             raise CommandError(f"{model} is not paused, it is {report.phase.value}")
@@ -267,6 +270,9 @@ class Fake:
 
     def ready(self) -> dict[str, bool | str]:
         return self.missing
+
+    def leads(self) -> bool:
+        return self.leader == ""
 
     def router_status(self) -> dict[str, Json]:
         return self.router

@@ -88,6 +88,23 @@ def test_probes_tell_alive_from_ready(served: Served) -> None:
     assert served.client.get("/healthz").status_code == 200
 
 
+def test_a_standby_says_that_it_stands_by_and_who_leads(served: Served) -> None:
+    def leads() -> float:
+        families = {f.name: f for f in parse(served.client.get("/metrics").text)}
+        return families["understudy_leader"].samples[0].value
+
+    assert leads() == 1
+    served.fake.leader = "pod-2"
+    assert leads() == 0
+    answer = served.client.get("/readyz")
+    assert (answer.status_code, answer.json()["status"]) == (200, "standby")
+    refused = served.client.post("/v1/models/digits/pause", json={})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["type"] == "urn:understudy:problem:standby"
+    assert refused.json()["leader"] == "pod-2"
+    assert served.client.get("/v1/models/digits").status_code == 200
+
+
 def test_static_files_are_revalidated_by_etag(client: httpx.Client) -> None:
     for path in ("/", "/assets/app.js", "/assets/style.css", "/assets/icon.svg"):
         first = client.get(path)
