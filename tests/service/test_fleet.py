@@ -209,6 +209,7 @@ def test_a_pod_that_ends_ships_what_its_router_answers_while_it_drains(
     router = make_router("one").start_envoy().start_shipper("--drain-router", "--drain", "15")
     until(router.is_ready, 20, "the router serves")
     router.ask(50)
+    until(lambda: router.figures()["up"], 10, "the shipper is there to be told")
     assert router.shipper is not None
     assert router.envoy is not None
     router.shipper.send_signal(signal.SIGTERM)  # all containers at once; Envoy's waits in preStop
