@@ -135,9 +135,19 @@ def check(files: Annotated[list[Path], typer.Argument(help="Policy files.")]) ->
 
 
 @app.command(name="schema")
-def schema_command() -> None:
-    """JSON Schema of a policy."""
-    print_value(schema(), Output.JSON)
+def schema_command(
+    *,
+    is_crd: Annotated[
+        bool, typer.Option("--crd", help="The CustomResourceDefinition, for kubectl apply.")
+    ] = False,
+) -> None:
+    """JSON Schema of a policy, or the definition that a cluster needs."""
+    if is_crd:
+        from controller.core.policy.crd import crd
+
+        print_value(crd(), Output.YAML)
+    else:
+        print_value(schema(), Output.JSON)
 
 
 @app.command()
@@ -297,8 +307,12 @@ def candidate_add(  # noqa: PLR0913 - a command's options
     version: Annotated[str, typer.Argument(help="The new version's name.")],
     *,
     endpoint: Annotated[
-        list[str], typer.Option("--endpoint", help="A model server, HOST:PORT; may be repeated.")
-    ],
+        list[str] | None,
+        typer.Option(
+            "--endpoint",
+            help="A model server, HOST:PORT; may be repeated. In a cluster they are found.",
+        ),
+    ] = None,
     parent: Annotated[
         str | None, typer.Option("--parent", help="The version that it was made from.")
     ] = None,
@@ -309,17 +323,22 @@ def candidate_add(  # noqa: PLR0913 - a command's options
     trained_at: Annotated[
         str | None, typer.Option("--trained-at", help="When, as 2026-11-20T00:00:00Z.")
     ] = None,
+    uri: Annotated[
+        str | None, typer.Option("--uri", help="Where its artifact is, as s3://models/digits/v2.")
+    ] = None,
     api: ApiOption = DEFAULT_API,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Offer a version as a candidate."""
     from controller.cli import remote
 
-    body: dict[str, Json] = {"version": version, "endpoints": list(endpoint)}
+    body: dict[str, Json] = {"version": version, "endpoints": list(endpoint or ())}
     if parent:
         body["parent"] = parent
     if trained_at:
         body["trained_at"] = trained_at
+    if uri:
+        body["uri"] = uri
     if metric:
         body["metrics"] = dict(_metric(text) for text in metric)
     remote.post(api, model, "candidates", body, output)

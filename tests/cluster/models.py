@@ -108,16 +108,23 @@ def deploy(
 def rolled_out(admin: Client, namespace: str, name: str, timeout_s: float = 30) -> Document:
     """The Deployment, once all its wanted pods are of its newest template and ready."""
 
-    def is_done() -> Document | None:
-        found = admin.get(path("deployments", namespace, name))
-        status, wanted = found.get("status", {}), found["spec"]["replicas"]
-        seen = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
-        counts = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
-        return found if seen and all(status.get(c, 0) == wanted for c in counts) else None
+    def found() -> Document:
+        return admin.get(path("deployments", namespace, name))
 
-    found = until(f"{name} is rolled out", is_done, timeout_s)
-    assert found is not None
-    return found
+    def is_done() -> bool:
+        document = found()
+        status, wanted = document.get("status", {}), document["spec"]["replicas"]
+        if status.get("observedGeneration", 0) < document["metadata"]["generation"]:
+            return False
+        counts = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+        return all(status.get(count, 0) == wanted for count in counts)
+
+    try:
+        until(f"{name} is rolled out", is_done, timeout_s)
+    except AssertionError as exc:
+        pods = [pod["status"] for pod in admin.items(path("pods", namespace))]
+        raise AssertionError(f"{exc}\n{found()['status']}\npods: {pods}") from exc
+    return found()
 
 
 def pods(admin: Client, namespace: str, model: str, version: str) -> list[Document]:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from controller.core.policy.base import Object, broken, given, written
+from controller.core.policy.deploy import Deploy, Pace, misfits
 from controller.core.policy.quantities import (
     Arm,
     CookieName,
@@ -23,8 +24,8 @@ from controller.core.policy.quantities import (
     Endpoint,
     HeaderName,
     Name,
+    Namespace,
     Number,
-    Port,
     PositiveDuration,
     Prefix,
     Share,
@@ -36,6 +37,11 @@ from controller.core.policy.stages import Stage
 
 API_VERSION: Final = "understudy.dev/v1alpha1"
 KIND: Final = "RolloutPolicy"
+
+
+def _at_most(n: int, things: str) -> Any:
+    """A bound of a list: what a cluster keeps and checks has one, and one file means one thing."""
+    return Field(max_length=n, title=f"a list of at most {n} {things}")
 
 
 class Unit(Object):
@@ -68,7 +74,7 @@ class Champion(Object):
 
     version: Arm
     """The name of the version that serves before the first promotion."""
-    endpoints: tuple[Endpoint, ...] = ()
+    endpoints: Annotated[tuple[Endpoint, ...], _at_most(500, "endpoints")] = ()
     """Where it answers. May be empty where a `version` event or the cluster says so."""
 
 
@@ -122,30 +128,10 @@ class Gates(Object):
     """The offline metric that a candidate must reach before it gets traffic."""
     approval: Literal["none", "before_promote", "every_stage"] = "none"
     """When somebody must approve."""
-    freeze: tuple[Freeze, ...] = ()
+    freeze: Annotated[tuple[Freeze, ...], _at_most(50, "times")] = ()
     """Times in which nothing is promoted."""
     cooldown: Duration = written("10m")
     """The pause after a rollback; the same version is not tried again."""
-
-
-class KubernetesTarget(Object):
-    """Where the model runs in a cluster."""
-
-    namespace: Name
-    """The namespace of the model's deployments."""
-    service: Name
-    """The service of the champion."""
-    port: Port
-    """The port at which the model servers answer."""
-    retain: Duration = written("1h")
-    """How long a champion that was replaced stays up."""
-
-
-class Deploy(Object):
-    """What carries out a promotion."""
-
-    kubernetes: KubernetesTarget | None = None
-    """Promote by the Kubernetes API."""
 
 
 class Notification(Object):
@@ -153,7 +139,9 @@ class Notification(Object):
 
     webhook: WebAddress
     """The address that is called."""
-    on: tuple[Literal["promoted", "rolled_back", "holding"], ...] = ("promoted", "rolled_back")
+    on: Annotated[
+        tuple[Literal["promoted", "rolled_back", "holding"], ...], _at_most(3, "phases")
+    ] = ("promoted", "rolled_back")
     """The phases that are told."""
 
 
@@ -166,9 +154,12 @@ class Spec(Object):
     """The version that serves at first."""
     reward: Reward
     """What says how good an answer was."""
-    guardrails: tuple[Guardrail, ...] = ()
+    guardrails: Annotated[tuple[Guardrail, ...], _at_most(50, "guardrails")] = ()
     """Metrics with bounds that a candidate must not cross."""
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1, title="a list of at least one stage")]
+    stages: Annotated[
+        tuple[Stage, ...],
+        Field(min_length=1, max_length=20, title="a list of at least one stage, and at most 20"),
+    ]
     """The stages in order; the success of the last one promotes."""
     candidates: Candidates = written({})
     """How versions that come during a rollout are treated."""
@@ -177,8 +168,8 @@ class Spec(Object):
     health: DataHealth = written({})
     """When the data are not to be trusted."""
     deploy: Deploy | None = None
-    """What carries out a promotion; without it the router alone does."""
-    notify: tuple[Notification, ...] = ()
+    """Where the model's versions run; without it they are processes that somebody else runs."""
+    notify: Annotated[tuple[Notification, ...], _at_most(20, "webhooks")] = ()
     """Who is told of phases."""
 
     @field_validator("guardrails")
@@ -212,13 +203,28 @@ class Spec(Object):
             raise ValidationError.from_exception_data("candidates", [fault])
         return candidates
 
+    @field_validator("deploy")
+    @classmethod
+    def _carried(cls, deploy: Deploy | None, info: ValidationInfo) -> Deploy | None:
+        if deploy is None:
+            return None
+        found = list(misfits(deploy, info.data.get("stages", ())))
+        candidates = info.data.get("candidates")
+        if deploy.kserve is not None and candidates is not None and candidates.on_new == "join":
+            expected = "kubernetes, or no `join` in spec.candidates: KServe splits between two"
+            found.append(("kserve", expected))
+        if found:
+            faults = [broken(text, getattr(deploy, field), field) for field, text in found]
+            raise ValidationError.from_exception_data("deploy", faults)
+        return deploy
+
 
 class Metadata(Object):
     """The model's name; the rest is Kubernetes' own and changes no decision."""
 
     name: Name
     """The name of the model."""
-    namespace: Name | None = None
+    namespace: Namespace | None = None
     """The namespace of the manifest."""
     labels: dict[str, str] = Field(default={})
     """Labels of the manifest."""
@@ -242,6 +248,17 @@ class Policy(Object):
     def model(self) -> str:
         """The model's name."""
         return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the model's arms: that of `deploy`, or the policy's own."""
+        own = self.spec.deploy.namespace if self.spec.deploy is not None else None
+        return own or self.metadata.namespace or "default"
+
+    @property
+    def pace(self) -> Pace:
+        """The times of `deploy`; the defaults where there is none, as in a replay."""
+        return self.spec.deploy.pace if self.spec.deploy is not None else Pace()
 
     @cached_property
     def identity(self) -> int:
