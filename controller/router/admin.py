@@ -20,8 +20,11 @@ class Admin:
         await self._ask("POST", "/reopen_logs")
 
     async def drain(self) -> None:
-        """Ask clients to connect elsewhere; answers go on meanwhile. Raises Retryable."""
-        await self._ask("POST", "/drain_listeners?graceful&skip_exit")
+        """Be unready, and ask clients to connect elsewhere; all are answered meanwhile.
+
+        Raises Retryable.
+        """
+        await self._ask("POST", "/healthcheck/fail")
 
     async def is_gone(self) -> bool:
         """Whether nothing answers there: the router has ended."""

@@ -123,10 +123,13 @@ def _admin_cluster(admin: tuple[str, int]) -> dict[str, Any]:
     }
 
 
+def _is_get() -> dict[str, Any]:
+    return {"name": ":method", "string_match": {"exact": "GET"}}
+
+
 def _probe_listener(probe: tuple[str, int]) -> dict[str, Any]:
-    get = {"name": ":method", "string_match": {"exact": "GET"}}
     routes = [
-        {"match": {"path": path, "headers": [get]}, "route": {"cluster": "admin"}}
+        {"match": {"path": path, "headers": [_is_get()]}, "route": {"cluster": "admin"}}
         for path in _PROBED
     ]
     router = {

@@ -69,7 +69,8 @@ class HttpSink:
             )
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             await self.close()
-            raise Retryable(f"{self._url} does not answer: {type(exc).__name__} {exc}") from exc
+            why = f"{self._url} does not answer: {type(exc).__name__} {exc}"
+            raise Retryable(why, after_s=0.0) from exc
         if answer.status_code == 202:
             return _refusals(answer.content)
         await self.close()
