@@ -342,19 +342,23 @@ class ClusterDiscovery:
                     self._make(wanted)
 
     def _make(self, wanted: _Wanted) -> None:
-        trouble = None
         try:
-            self._connection.apply(SERVICES.path(*wanted.key), wanted.body)
+            made = self._connection.apply(SERVICES.path(*wanted.key), wanted.body)
         except BackendError as exc:
             trouble = f"Service {wanted.key[0]}/{wanted.key[1]} cannot be made: {exc}"
-        with self._lock:
-            self._tried[wanted.key] = self._clock()
-            if trouble is None:
-                self._troubles.pop(wanted.key, None)
-                return
-            if self._troubles.get(wanted.key) != trouble:
+            with self._lock:
+                self._tried[wanted.key] = self._clock()
+                is_new = self._troubles.get(wanted.key) != trouble
+                self._troubles[wanted.key] = trouble
+            if is_new:
                 log.warning("an arm has no endpoints", reason=trouble)
-            self._troubles[wanted.key] = trouble
+            return
+        with self._lock:
+            # What the watch will tell; until then it would be made again and again.
+            self._cache.put_service(made)
+            self._wanted.pop(wanted.key, None)
+            self._tried.pop(wanted.key, None)
+            self._troubles.pop(wanted.key, None)
 
 
 def _feeds(namespace: str | None) -> list[Feed]:

@@ -206,8 +206,9 @@ def test_service_that_somebody_deleted_is_made_again(scene: Scene) -> None:
     scene.cluster.admin.delete(path("services", scene.namespace, "arm-digits-v1"))
 
     def is_another() -> bool:
+        scene.found()
         found = services(scene).get("arm-digits-v1")
-        return found is not None and found["metadata"]["uid"] != before and bool(scene.found())
+        return found is not None and found["metadata"]["uid"] != before
 
     until("there is another", is_another)
     scene.until_ready("v1", 1)
