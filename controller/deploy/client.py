@@ -381,13 +381,17 @@ class Watching:
         self._path = path
         self._query = query
         self._opened = opened
-        self._watch = Watch()
+        self._answer: HTTPResponse | None = None
         self._is_stopped = False
 
     def stop(self) -> None:
-        """End the iteration, also where it waits for the API server."""
+        """End the iteration, also where it waits for the API server.
+
+        `Watch.stop` would not do: it is forgotten when it comes before the answer does.
+        """
         self._is_stopped = True
-        self._watch.stop()
+        if self._answer is not None:
+            _hang_up(self._answer)
 
     def __iter__(self) -> Iterator[Change]:
         """Changes and bookmarks as they come.
@@ -395,7 +399,7 @@ class Watching:
         Raises `Gone` when the position is too old, `Retryable` when the connection is lost.
         """
         try:
-            for event in self._watch.stream(self._open, timeout_seconds=WATCH_S):
+            for event in Watch().stream(self._open, timeout_seconds=WATCH_S):
                 if self._is_stopped:
                     return
                 self._connection.hear()
@@ -409,9 +413,19 @@ class Watching:
 
     def _open(self, *, timeout_seconds: int, **_kwargs: object) -> HTTPResponse:
         query = {**self._query, "watch": "true", "timeoutSeconds": str(timeout_seconds)}
-        answer = self._connection.stream(self._path, query)
+        self._answer = self._connection.stream(self._path, query)
+        if self._is_stopped:
+            _hang_up(self._answer)
         self._opened()
-        return answer
+        return self._answer
+
+
+def _hang_up(answer: HTTPResponse) -> None:
+    """Close the socket under an answer, which ends a read that is waiting in another thread."""
+    sock = getattr(answer.connection, "sock", None)
+    if sock is not None:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def unreachable(host: str, exc: Exception) -> Retryable:

@@ -148,8 +148,10 @@ class ClusterDiscovery:
         self._work.set()
         for watcher in self._watchers:
             watcher.stop()
-        for thread in (*self._watchers, self._glancing, self._ensuring):
-            thread.join()
+        for watcher in self._watchers:
+            watcher.join()
+        self._glancing.join()
+        self._ensuring.join()
 
     @property
     def is_known(self) -> bool:
@@ -167,7 +169,7 @@ class ClusterDiscovery:
 
     def problems(self, policy: Policy) -> list[str]:
         """What people must mend in the objects of a model, as sentences."""
-        namespace, model = policy.namespace, policy.name
+        namespace, model = policy.namespace, policy.model
         with self._lock:
             found = self._cache.deployments(namespace, model)
             doubles = self._cache.doubles(namespace, model)
@@ -208,7 +210,7 @@ class ClusterDiscovery:
             return {}
         if not self.is_known:
             return {name: FoundArm(name, "unknown", 0, 0) for name in versions if self._is_lost}
-        model = (policy.namespace, policy.name)
+        model = (policy.namespace, policy.model)
         with self._lock:
             deployments = self._cache.deployments(*model)
             arms = {name: self._arm(each, target.port) for name, each in deployments.items()}
@@ -340,19 +342,23 @@ class ClusterDiscovery:
                     self._make(wanted)
 
     def _make(self, wanted: _Wanted) -> None:
-        trouble = None
         try:
-            self._connection.apply(SERVICES.path(*wanted.key), wanted.body)
+            made = self._connection.apply(SERVICES.path(*wanted.key), wanted.body)
         except BackendError as exc:
             trouble = f"Service {wanted.key[0]}/{wanted.key[1]} cannot be made: {exc}"
-        with self._lock:
-            self._tried[wanted.key] = self._clock()
-            if trouble is None:
-                self._troubles.pop(wanted.key, None)
-                return
-            if self._troubles.get(wanted.key) != trouble:
+            with self._lock:
+                self._tried[wanted.key] = self._clock()
+                is_new = self._troubles.get(wanted.key) != trouble
+                self._troubles[wanted.key] = trouble
+            if is_new:
                 log.warning("an arm has no endpoints", reason=trouble)
-            self._troubles[wanted.key] = trouble
+            return
+        with self._lock:
+            # What the watch will tell; until then it would be made again and again.
+            self._cache.put_service(made)
+            self._wanted.pop(wanted.key, None)
+            self._tried.pop(wanted.key, None)
+            self._troubles.pop(wanted.key, None)
 
 
 def _feeds(namespace: str | None) -> list[Feed]:
