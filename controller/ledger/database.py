@@ -5,10 +5,10 @@ and enforced foreign keys. Its driver's own idea of when a transaction begins is
 say BEGIN IMMEDIATE where we mean to write, so that two writers queue at the door instead of failing
 in the middle.
 
-PostgreSQL (tested with 15) writes at READ COMMITTED, whatever its own default is: after a wait for a
-lock, the next statement must see what the other left (see `terms`). It reads at REPEATABLE READ. A
-session that sits in the middle of a transaction is ended by the server in seconds: behind it may be
-a controller that was suspended, and another one waits.
+PostgreSQL (tested with 15) writes at READ COMMITTED, whatever its own default is: after waiting for
+a lock, the next statement must see what the other left (see `terms`). It reads at REPEATABLE READ.
+A session that sits in the middle of a transaction is ended by the server in seconds: behind it may
+be a controller that was suspended, and another one waits.
 
 All above this module is the same for both.
 
