@@ -234,5 +234,5 @@ class ClusterSide:
 
 def _newest(ledger: Ledger, model: str) -> str | None:
     """The document of the policy that was adopted last."""
-    adopted = ledger.policies(model)
-    return adopted[-1].document if adopted else None
+    adopted = ledger.newest_policy(model)
+    return adopted.document if adopted is not None else None

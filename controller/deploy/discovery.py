@@ -167,6 +167,12 @@ class ClusterDiscovery:
         with self._lock:
             return next(iter(self._troubles.values()), None)
 
+    def deployment(self, policy: Policy, version: str) -> tuple[str, str, str] | None:
+        """Namespace, name and uid of an arm's Deployment, where there is one."""
+        with self._lock:
+            found = self._cache.deployments(policy.namespace, policy.model).get(version)
+        return None if found is None else (*found.key, found.uid)
+
     def problems(self, policy: Policy) -> list[str]:
         """What people must mend in the objects of a model, as sentences."""
         namespace, model = policy.namespace, policy.model
