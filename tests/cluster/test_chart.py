@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from controller.router.envoy import binary
 from docs import chart as made
 from tests.cluster.chart import (
     CHART,
@@ -343,6 +345,25 @@ def test_options_of_the_containers_exist(cluster: ControlPlane, namespace: str) 
             said = run(command, "--help").out
             for option in options:
                 assert option.partition("=")[0] in said, option
+
+
+def test_envoy_takes_its_arguments_and_bootstrap(
+    cluster: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    documents = rendered(cluster, namespace)
+    (config,) = of_kind(documents, "ConfigMap")
+    file = tmp_path / "bootstrap.yaml"
+    file.write_text(config["data"]["bootstrap.yaml"])
+    found = yaml.safe_load(file.read_text())["static_resources"]["clusters"][0]
+    endpoint = found["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+    service = endpoint["address"]["socket_address"]["address"].split(".")
+    (headless,) = of_kind(documents, "Service", "-xds")
+    assert service[:3] == [headless["metadata"]["name"], namespace, "svc"]
+    given = {"/etc/understudy/bootstrap.yaml": str(file), "$(POD_NAME)": "p"}
+    arguments = pods_of(documents)["router"]["containers"][0]["args"]
+    command = [binary(), *(given.get(each, each) for each in arguments), "--mode", "validate"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 # --- what is made from code -------------------------------------------------------------------
