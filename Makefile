@@ -51,8 +51,12 @@ check: install  ## ruff, mypy --strict, import contracts
 bench: install  ## speed, as ratios measured side by side, and the quality of decisions
 	$(BIN)/python -m tests.bench
 
-lock: $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)  ## renew requirements.lock from pyproject.toml
-	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --all-extras --group dev pyproject.toml -o requirements.lock
+LOCKED := --quiet --universal --generate-hashes --no-emit-index-url --no-annotate
+
+lock: $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)  ## renew requirements.lock and those of the image
+	$(UV) pip compile $(LOCKED) --all-extras --group dev pyproject.toml -o requirements.lock
+	$(UV) pip compile $(LOCKED) --python-version 3.11 -c requirements.lock pyproject.toml -o docker/serve.lock
+	echo 'hatchling>=1.27' | $(UV) pip compile $(LOCKED) --python-version 3.11 - -o docker/build.lock
 
 docs: install  ## regenerate the pages that are made from code
 	$(BIN)/python -m docs.generate
