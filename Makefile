@@ -1,10 +1,11 @@
 # The house's few commands. `make demo` and `make test` work on a fresh machine: they install what they need.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test cluster check bench lock docs clean
+.PHONY: help install demo test cluster check bench lock docs clean services
 
 PY ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
 # Trust what the machine trusts, as pip does: a mirror's certificate may be signed by its owner.
@@ -28,8 +29,15 @@ install: $(VENV)/.installed  ## a virtual environment with the locked packages
 demo: install  ## the whole loop on this machine: real models, a rollback and a promotion
 	@$(BIN)/understudy demo
 
-test: install cluster  ## all tests, on real services
+test: install cluster services  ## all tests, on real services
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+services:  ## PostgreSQL and Redis, whose programs the tests start for themselves
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 && command -v redis-server >/dev/null || { \
+	  echo "installing the Debian packages postgresql and redis-server"; \
+	  $(SUDO) apt-get install -qq --yes --no-install-recommends postgresql redis-server >/dev/null || { \
+	    $(SUDO) apt-get update -qq && \
+	    $(SUDO) apt-get install -qq --yes --no-install-recommends postgresql redis-server >/dev/null; }; }
 
 cluster: install  ## the programs of a Kubernetes control plane, for tests; built once per machine
 	@$(BIN)/python -m tests.cluster.build
@@ -43,8 +51,12 @@ check: install  ## ruff, mypy --strict, import contracts
 bench: install  ## speed, as ratios measured side by side, and the quality of decisions
 	$(BIN)/python -m tests.bench
 
-lock: $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)  ## renew requirements.lock from pyproject.toml
-	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --all-extras --group dev pyproject.toml -o requirements.lock
+LOCKED := --quiet --universal --generate-hashes --no-emit-index-url --no-annotate
+
+lock: $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)  ## renew requirements.lock and those of the image
+	$(UV) pip compile $(LOCKED) --all-extras --group dev pyproject.toml -o requirements.lock
+	$(UV) pip compile $(LOCKED) --python-version 3.11 -c requirements.lock pyproject.toml -o docker/serve.lock
+	echo 'hatchling>=1.27' | $(UV) pip compile $(LOCKED) --python-version 3.11 - -o docker/build.lock
 
 docs: install  ## regenerate the pages that are made from code
 	$(BIN)/python -m docs.generate

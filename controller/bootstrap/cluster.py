@@ -48,6 +48,7 @@ class ClusterSide:
         self._validities: dict[str, tuple[Reference, Validity]] = {}
         self._statuses: dict[str, dict[str, Json]] = {}
         self._conflicts: dict[str, str] = {}
+        self._turned: dict[str, Turned] = {}
         self.leading = asyncio.Event()
         self.identity = f"{os.environ.get('HOSTNAME') or socket.gethostname()}_{uuid4().hex[:8]}"
         self.connection = Connection.from_settings(clock=time.monotonic)
@@ -118,9 +119,16 @@ class ClusterSide:
         """A model has no policy any more."""
         self._soon(lambda: self._adopt(model, None))
 
-    def judged(self, reference: Reference, validity: Validity, status: dict[str, Json]) -> None:
+    def judged(
+        self,
+        reference: Reference,
+        validity: Validity,
+        status: dict[str, Json],
+        *,
+        is_in_force: bool,
+    ) -> None:
         """What is to be said of an object."""
-        self._soon(lambda: self._judge(reference, validity, status))
+        self._soon(lambda: self._judge(reference, validity, status, is_in_force=is_in_force))
 
     def forgotten(self, reference: Reference) -> None:
         """An object is gone."""
@@ -131,10 +139,11 @@ class ClusterSide:
     def told(self, model: str, turned: Turned) -> None:
         """A turn is over: say so in the status, and in Events where something was decided."""
         self._backend.told(model, turned)
+        self._turned[model] = turned
         reference = self.policies.reference(model)
         if reference is None:
             return
-        self._write_status(reference, model, turned)
+        self._write_status(reference, turned)
         for decision in turned.decisions:
             arm = self._arm(turned.policy, decision.candidate or turned.state.champion)
             for event in decision_events(decision, reference, arm, instance=self.identity):
@@ -145,11 +154,11 @@ class ClusterSide:
         """What holds a model came or went."""
         self._backend.worried()
 
-    def _write_status(self, reference: Reference, model: str, turned: Turned) -> None:
+    def _write_status(self, reference: Reference, turned: Turned | None) -> None:
         _, validity = self._validities.get(reference.uid, (reference, VALID))
         said = told(
-            self._backend.report(model),
-            turned.policy,
+            self._backend.report(reference.name) if turned is not None else None,
+            turned.policy if turned is not None else None,
             validity,
             generation=reference.generation,
             before=self._statuses.get(reference.uid, {}),
@@ -179,27 +188,26 @@ class ClusterSide:
     def _adopt(self, model: str, source: PolicySource | None) -> None:
         if source is None:
             self._backend.forget(model)
+            self._turned.pop(model, None)
         else:
             self._backend.adopt(model)
         if self._wheel is not None:
             self._wheel.adopt(model, source)
 
-    def _judge(self, reference: Reference, validity: Validity, status: dict[str, Json]) -> None:
+    def _judge(
+        self,
+        reference: Reference,
+        validity: Validity,
+        status: dict[str, Json],
+        *,
+        is_in_force: bool,
+    ) -> None:
         self._validities[reference.uid] = reference, validity
         self._statuses.setdefault(reference.uid, status)
+        self._write_status(reference, self._turned.get(reference.name) if is_in_force else None)
         if validity.is_valid:
             return
         log.error("policy", object=f"{reference.namespace}/{reference.name}", why=validity.message)
-        said = told(
-            None,
-            None,
-            validity,
-            generation=reference.generation,
-            before=self._statuses[reference.uid],
-            now=time.time(),
-        )
-        self._statuses[reference.uid] = said.status
-        self.reporter.tell_status(reference, said)
         event = warning(
             reference,
             reason=validity.reason,

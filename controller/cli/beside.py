@@ -1,4 +1,7 @@
-"""The commands for routers that are not local: what tells one its place, and what ships its log."""
+"""Commands for routers that are not local: what tells one its place, and what ships its log.
+
+Also `understudy --version`, which an image is asked for.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,27 @@ _MIB = 1 << 20
 
 def add_beside(app: typer.Typer) -> None:
     """Add these commands to the command line."""
+    app.callback()(understudy)
     app.command(name="ship")(ship)
     app.command(name="router-bootstrap")(router_bootstrap)
+
+
+def _say_version(is_asked: bool) -> None:  # noqa: FBT001 - click's signature
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"understudy {version('understudy')}")
+        raise typer.Exit
+
+
+def understudy(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_say_version, help="Say the version."),
+    ] = False,
+) -> None:
+    """Online model evaluation and rollout controller."""
 
 
 def ship(  # noqa: PLR0913 - a command's options

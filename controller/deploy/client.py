@@ -61,6 +61,8 @@ SILENCE_S: Final = 150.0
 """Longest silence of a watch: bookmarks come about once a minute."""
 PAGE: Final = 500
 
+_UNTYPED: Final = "failed to create typed patch object"
+"""What an apply with a field that does not exist is answered with, as a 500 (1.36)."""
 _PING_S: Final = (1.0, 2.0)
 _POOL: Final = 32
 _IN_CLUSTER: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -381,13 +383,17 @@ class Watching:
         self._path = path
         self._query = query
         self._opened = opened
-        self._watch = Watch()
+        self._answer: HTTPResponse | None = None
         self._is_stopped = False
 
     def stop(self) -> None:
-        """End the iteration, also where it waits for the API server."""
+        """End the iteration, also where it waits for the API server.
+
+        `Watch.stop` would not do: it is forgotten when it comes before the answer does.
+        """
         self._is_stopped = True
-        self._watch.stop()
+        if self._answer is not None:
+            _hang_up(self._answer)
 
     def __iter__(self) -> Iterator[Change]:
         """Changes and bookmarks as they come.
@@ -395,7 +401,7 @@ class Watching:
         Raises `Gone` when the position is too old, `Retryable` when the connection is lost.
         """
         try:
-            for event in self._watch.stream(self._open, timeout_seconds=WATCH_S):
+            for event in Watch().stream(self._open, timeout_seconds=WATCH_S):
                 if self._is_stopped:
                     return
                 self._connection.hear()
@@ -409,9 +415,19 @@ class Watching:
 
     def _open(self, *, timeout_seconds: int, **_kwargs: object) -> HTTPResponse:
         query = {**self._query, "watch": "true", "timeoutSeconds": str(timeout_seconds)}
-        answer = self._connection.stream(self._path, query)
+        self._answer = self._connection.stream(self._path, query)
+        if self._is_stopped:
+            _hang_up(self._answer)
         self._opened()
-        return answer
+        return self._answer
+
+
+def _hang_up(answer: HTTPResponse) -> None:
+    """Close the socket under an answer, which ends a read that is waiting in another thread."""
+    sock = getattr(answer.connection, "sock", None)
+    if sock is not None:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def unreachable(host: str, exc: Exception) -> Retryable:
@@ -446,7 +462,7 @@ def _of_status(status: int, message: str, reason: str = "", after_s: float = 1.0
         return Gone(message)
     if status == 409:
         return Exists(message) if reason == "AlreadyExists" else Stale(message)
-    if status == 429 or status >= 500:
+    if status == 429 or (status >= 500 and _UNTYPED not in message):
         return Retryable(f"the API server answers {status}: {message}", after_s=after_s)
     return Permanent(f"the API server answers {status}: {message}")
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
+from controller.core.decide.phases import ACTIVE
 from controller.core.model import Decision, Phase, Verdict
 from controller.core.policy import API_VERSION, KIND
 from controller.deploy.client import DEPLOYMENTS, Object, Resource
@@ -116,12 +117,11 @@ def _reason(decision: Decision) -> str:
         return "Advanced"
     if decision.phase is Phase.HOLDING:
         return "Holding"
-    if decision.verdict is Verdict.HOLD and decision.phase not in _ENDS:
+    if decision.verdict is Verdict.ROLL_BACK and decision.phase in ACTIVE:
+        return "Dropped"  # one of several candidates; the rollout goes on
+    if decision.verdict is Verdict.HOLD and decision.phase in ACTIVE:
         return f"Waiting{camel(decision.cause)}"[:128]
     return camel(decision.phase.value)
-
-
-_ENDS: Final = frozenset({Phase.IDLE, Phase.PAUSED, Phase.PROMOTED, Phase.ROLLED_BACK})
 
 
 def _type(decision: Decision) -> Literal["Normal", "Warning"]:

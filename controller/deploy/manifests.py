@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final
 
 import yaml
 
@@ -79,7 +79,7 @@ def _written(meta: Object, spec: Json) -> str:
         "metadata": {key: meta[key] for key in ("name", "namespace") if key in meta},
         "spec": as_meant(spec),
     }
-    return cast("str", yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=_WIDTH))
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=_WIDTH)
 
 
 def _parsed(text: str, name: str, *, only: frozenset[str] = frozenset()) -> Policy:

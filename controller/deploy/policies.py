@@ -72,8 +72,18 @@ class Listener(Protocol):
         """No policy of this model is in force any more."""
         ...
 
-    def judged(self, reference: Reference, validity: Validity, status: dict[str, Json]) -> None:
-        """What is to be said of an object; `status` is what it says now."""
+    def judged(
+        self,
+        reference: Reference,
+        validity: Validity,
+        status: dict[str, Json],
+        *,
+        is_in_force: bool,
+    ) -> None:
+        """What is to be said of an object; `status` is what it said when it was read.
+
+        is_in_force  whether a policy of this object is, be it its present one or the one before
+        """
         ...
 
     def forgotten(self, reference: Reference) -> None:
@@ -312,7 +322,8 @@ class ClusterPolicies:
         said = (validity, held.reference.generation)
         if held.told != said:
             held.told = said
-            self._listener.judged(held.reference, validity, held.status)
+            is_in_force = held.in_force is not None
+            self._listener.judged(held.reference, validity, held.status, is_in_force=is_in_force)
 
 
 def _key(found: Object) -> Key:

@@ -35,7 +35,7 @@ _LONGEST_MESSAGE: Final = 4_096
 _MOST_ARMS: Final = 100
 _WAITING: Final = frozenset({"capacity"})
 """Causes for which a stage that runs cannot go on by itself."""
-_TROUBLES: Final = ("trouble", "deploy", "notify", "cluster", "conflict")
+_TROUBLES: Final = ("trouble", "conflict", "deploy", "cluster", "notify")
 """What of a report's health is a sentence about something that does not work."""
 
 
@@ -75,14 +75,16 @@ def told(  # noqa: PLR0913 - a status has these parts
     generation: int,
     before: Mapping[str, Json],
     now: float,
+    conflict: str | None = None,
 ) -> Told:
     """The status of a policy's object.
 
     report, policy  None while no policy of this object is in force
     before          the status that was told last, for the times of transitions
     now             wall clock, seconds
+    conflict        another writer owns what would be changed for the model
     """
-    rows = list(_conditions(report, validity))
+    rows = list(_conditions(report, validity, conflict))
     conditions = [_dated(row, before, now, generation) for row in rows]
     status: Object = {"observedGeneration": generation, "conditions": conditions}
     cause = ""
@@ -177,7 +179,9 @@ def timestamp(seconds: float) -> str:
 # --- conditions -------------------------------------------------------------------------------
 
 
-def _conditions(report: Report | None, validity: Validity) -> Iterator[_Condition]:
+def _conditions(
+    report: Report | None, validity: Validity, conflict: str | None
+) -> Iterator[_Condition]:
     yield _Condition("Valid", _word(is_so=validity.is_valid), validity.reason, validity.message)
     if report is None:
         for name in ("Ready", "Progressing", "Healthy"):
@@ -188,7 +192,7 @@ def _conditions(report: Report | None, validity: Validity) -> Iterator[_Conditio
         return
     yield _ready(report)
     yield _progressing(report)
-    yield _healthy(report)
+    yield _healthy(report, conflict)
 
 
 def _ready(report: Report) -> _Condition:
@@ -209,7 +213,9 @@ def _progressing(report: Report) -> _Condition:
     return _Condition("Progressing", _word(is_so=is_moving), camel(phase.value), report.reason)
 
 
-def _healthy(report: Report) -> _Condition:
+def _healthy(report: Report, conflict: str | None) -> _Condition:
+    if conflict is not None:
+        return _Condition("Healthy", "False", "Conflict", conflict)
     health = report.health
     for name in _TROUBLES:
         if health.get(name):

@@ -3,10 +3,18 @@
 SQLite runs with a write-ahead log, `synchronous=FULL` (a commit that returned survives a power cut)
 and enforced foreign keys. Its driver's own idea of when a transaction begins is switched off: we
 say BEGIN IMMEDIATE where we mean to write, so that two writers queue at the door instead of failing
-in the middle. PostgreSQL needs none of this, and all above this module is the same for both.
+in the middle.
+
+PostgreSQL (tested with 15) writes at READ COMMITTED, whatever its own default is: after waiting for
+a lock, the next statement must see what the other left (see `terms`). It reads at REPEATABLE READ.
+A session that sits in the middle of a transaction is ended by the server in seconds: behind it may
+be a controller that was suspended, and another one waits.
+
+All above this module is the same for both.
 
 A database is migrated when it is opened, in one transaction: a crash in the middle leaves the old
-schema. One that is newer than this code is refused, since writing to it could damage it.
+schema, and of two controllers that start at once the second waits. One that is newer than this
+code is refused, since writing to it could damage it.
 """
 
 from __future__ import annotations
@@ -20,13 +28,32 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy import Connection, Engine, create_engine, event, exc, func, select
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from controller.errors import BackendError, InvariantError, Permanent, Retryable
 
+IDLE_S = 3
+"""How long a transaction may do nothing, on PostgreSQL, before the server ends it."""
+
 _BUSY_S = 5.0
 _READONLY = "readonly"
+_MIGRATION_LOCK = 0x756E_6465_7273_7479
+"""What controllers that start at once queue for: `understy`, read as a number."""
+
+_POSTGRESQL: dict[str, int] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 10_000,
+}
+"""A server that vanished without a word is noticed in seconds."""
+
+_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
+_EXPECTED = "sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE"
+
 
 _TRANSIENT = frozenset(
     {
@@ -55,6 +82,8 @@ def open_engine(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+    else:
+        event.listen(engine, "connect", _prepare_postgresql)
     try:
         with mapped_errors(), writing(engine) as connection:
             _upgrade(connection, _known_as(parsed))
@@ -74,8 +103,11 @@ def writing(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads: a consistent view, which blocks no writer."""
+    options: dict[str, object] = {_READONLY: True}
+    if engine.dialect.name == "postgresql":
+        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with engine.connect() as plain:
-        connection = plain.execution_options(**{_READONLY: True})
+        connection = plain.execution_options(**options)
         with connection.begin():
             yield connection
 
@@ -119,18 +151,31 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except exc.ArgumentError as error:
-        raise Permanent(f"not a database URL: {url!r}") from error
+        # The address stays out of the message: it may hold a password.
+        raise Permanent(f"ledger: found no database URL, expected {_EXPECTED}") from error
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in _DRIVERS:
+        raise Permanent(
+            f"ledger: found an address with the scheme {parsed.drivername!r}, expected {_EXPECTED}"
+        )
     if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
         raise Permanent(f"the ledger must be durable; {url!r} names a database in memory")
     return parsed
 
 
 def _engine(url: URL) -> Engine:
-    is_sqlite = url.get_backend_name() == "sqlite"
     try:
-        return create_engine(url, connect_args={"timeout": _BUSY_S} if is_sqlite else {})
-    except (ImportError, exc.ArgumentError) as error:
-        raise Permanent(f"no driver for the database {url.drivername!r}: {error}") from error
+        if url.get_backend_name() == "sqlite":
+            return create_engine(url, connect_args={"timeout": _BUSY_S})
+        given = {name: value for name, value in _POSTGRESQL.items() if name not in url.query}
+        return create_engine(
+            url, connect_args=given, isolation_level="READ COMMITTED", pool_pre_ping=True
+        )
+    except ImportError as error:
+        raise Permanent(
+            f"ledger: no driver for {url.drivername} ({error}): install understudy[cluster]"
+        ) from error
 
 
 def _known_as(url: URL) -> str:
@@ -138,6 +183,8 @@ def _known_as(url: URL) -> str:
 
 
 def _upgrade(connection: Connection, name: str) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
     config = alembic_config(connection)
     script = ScriptDirectory.from_config(config)
     head = script.get_current_head()
@@ -161,6 +208,14 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _prepare_postgresql(connection: DBAPIConnection, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"SET lock_timeout = {round(_BUSY_S * 1000)}")
+    cursor.execute(f"SET idle_in_transaction_session_timeout = {IDLE_S * 1000}")
+    cursor.close()
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

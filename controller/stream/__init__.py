@@ -68,26 +68,28 @@ def open_stream(url: str) -> Stream:
     """The event log that `url` names.
 
     `sqlite:///state/events.db` is a file beside the process, `sqlite:////var/lib/events.db` one
-    from the root.
+    from the root; `redis://HOST:PORT/DATABASE` (`rediss://` with TLS) is a Redis, whose options
+    `controller.stream.redis` explains.
 
     Raises:
         Permanent: when the scheme is unknown (nothing is opened in its place), or the store is
             unusable.
         Retryable: when the store is out of reach.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, _, _ = url.partition("://")
     if scheme not in _OPENERS:
         # The rest of the address stays out of the message: it may hold a password.
         raise Permanent(
             f"event log: found an address with the scheme {scheme.partition(':')[0]!r}, expected "
             f"one of {', '.join(_OPENERS)}, such as sqlite:///state/events.db"
         )
-    return _OPENERS[scheme](rest)
+    return _OPENERS[scheme](url)
 
 
-def _open_sqlite(rest: str) -> Stream:
+def _open_sqlite(url: str) -> Stream:
     from controller.stream.sqlite import SqliteStream  # noqa: PLC0415 - pay for one backend only
 
+    rest = url.partition("://")[2]
     if not rest.startswith("/") or rest == "/":
         raise Permanent(
             f"event log: found sqlite://{rest}, expected a file such as sqlite:///state/events.db"
@@ -95,4 +97,18 @@ def _open_sqlite(rest: str) -> Stream:
     return SqliteStream(rest.removeprefix("/"))
 
 
-_OPENERS: Final[dict[str, Callable[[str], Stream]]] = {"sqlite": _open_sqlite}
+def _open_redis(url: str) -> Stream:
+    try:
+        from controller.stream.redis import RedisStream  # noqa: PLC0415 - as above
+    except ImportError as exc:
+        raise Permanent(
+            f"event log: no driver for redis ({exc}): install understudy[cluster]"
+        ) from exc
+    return RedisStream(url)
+
+
+_OPENERS: Final[dict[str, Callable[[str], Stream]]] = {
+    "sqlite": _open_sqlite,
+    "redis": _open_redis,
+    "rediss": _open_redis,
+}

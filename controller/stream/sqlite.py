@@ -21,18 +21,15 @@ handle until collected), a counter of the next offset in memory (two processes w
 from __future__ import annotations
 
 import sqlite3
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Final, TypeAlias
+from typing import Final
 
 from controller.errors import BackendError, InvariantError, Permanent, Retryable
 from controller.stream import Block, Mark
-
-BLOCK_LINES: Final = 20_000
-"""An append of more events than this is cut into several blocks, so that a read can stop early."""
+from controller.stream.packing import Packed, packed, unpacked
 
 _SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = (
@@ -54,9 +51,6 @@ _AT = """SELECT start, count, body FROM block WHERE model = ? AND start <= ?
 _INSERT = "INSERT INTO block (model, start, count, body) VALUES (?, ?, ?, ?)"
 _SET_MARK = """INSERT INTO mark (source, position) VALUES (?, ?)
                ON CONFLICT (source) DO UPDATE SET position = excluded.position"""
-
-_Packed: TypeAlias = tuple[int, bytes]
-"""How many lines, and they themselves, joined and compressed."""
 
 
 class SqliteStream:
@@ -86,9 +80,9 @@ class SqliteStream:
         self, lines: dict[str, Sequence[bytes]], *, mark: Mark | None = None
     ) -> dict[str, int]:
         """Append events to each model's log, all or nothing, durably when it returns."""
-        packed = {model: _packed(ls) for model, ls in lines.items()}
+        blocks = {model: packed(ls) for model, ls in lines.items()}
         with self._write_lock, self._mapped(), _transaction(self._writer):
-            starts = {model: self._append(model, blocks) for model, blocks in packed.items()}
+            starts = {model: self._append(model, own) for model, own in blocks.items()}
             if mark is not None:
                 self._writer.execute(_SET_MARK, (mark.source, mark.position))
         return starts
@@ -116,7 +110,7 @@ class SqliteStream:
             self._reader.close()
             self._writer.close()
 
-    def _append(self, model: str, blocks: Sequence[_Packed]) -> int:
+    def _append(self, model: str, blocks: Sequence[Packed]) -> int:
         row = self._writer.execute(_END, (model,)).fetchone()
         first = next_ = 0 if row is None else int(row[0])
         for count, body in blocks:
@@ -137,12 +131,9 @@ class SqliteStream:
             raise self._damaged(f"offset {offset} of {model} is missing")
         start, count, body = row
         try:
-            lines = zlib.decompress(body).split(b"\n")
-        except zlib.error as exc:
-            raise self._damaged(f"block {start} of {model} can not be unpacked") from exc
-        if len(lines) != count:
-            raise self._damaged(f"block {start} of {model}: found {len(lines)} of {count} events")
-        return tuple(lines[offset - start :])
+            return unpacked(count, body)[offset - start :]
+        except ValueError as exc:
+            raise self._damaged(f"block {start} of {model}: {exc}") from exc
 
     def _one(self, query: str, *parameters: str | int) -> tuple[int, int, bytes] | None:
         with self._read_lock, self._mapped():
@@ -243,15 +234,3 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:  # a full disk rolls back by itself
             connection.execute("ROLLBACK")
         raise
-
-
-def _packed(lines: Sequence[bytes]) -> list[_Packed]:
-    chunks = (lines[i : i + BLOCK_LINES] for i in range(0, len(lines), BLOCK_LINES))
-    return [_packed_block(chunk) for chunk in chunks]
-
-
-def _packed_block(lines: Sequence[bytes]) -> _Packed:
-    joined = b"\n".join(lines)
-    if joined.count(b"\n") != len(lines) - 1:
-        raise InvariantError("append: an event holds a line end; lines come without")
-    return len(lines), zlib.compress(joined, level=1)

@@ -134,6 +134,15 @@ class ControlPlane:
         self._api_server.start()
         self._wait("the API server is ready", self._is_api_ready, self._api_server)
 
+    def restart_controllers(self) -> None:
+        """Start the controllers, the scheduler and KWOK anew.
+
+        After an API server that was away for long they look at it again only once a minute.
+        """
+        for child in self._others:
+            child.stop()
+            child.start()
+
     def pause_api(self) -> None:
         """The API server hangs: connections stay open and nothing answers."""
         self._api_server.signal(signal.SIGSTOP)

@@ -176,6 +176,7 @@ class TargetContract:
                 world.target.carry_out(world.order(effect))
         finally:
             cluster.start_api()
+            cluster.restart_controllers()
         eventually(lambda: world.target.carry_out(world.order(effect)))
 
 

@@ -24,7 +24,7 @@ ROLE, FIELDS = "understudy.dev/role", "understudy.dev/fields"
 
 
 class DeploymentsWorld:
-    """Deployments as a team's owner of a cluster creates them, and a Service before the champion."""
+    """Deployments as somebody creates them by kubectl, and a Service before the champion."""
 
     def __init__(self, cluster: ControlPlane, namespace: str, connection: Connection) -> None:
         self.cluster, self.namespace = cluster, namespace
@@ -67,7 +67,7 @@ class DeploymentsWorld:
         return [
             (
                 each["spec"],
-                each["metadata"]["labels"] if "labels" in each["metadata"] else None,
+                each["metadata"].get("labels"),
                 sorted(
                     (m["manager"], m["operation"], m.get("time"))
                     for m in each["metadata"]["managedFields"]

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from controller.cli.app import app
 from controller.core.policy import schema
-from controller.core.policy.crd import RULES, as_meant, crd
+from controller.core.policy.crd import as_meant, crd
+from controller.core.policy.crd_rules import RULES
 from tests.core.broken_policies import RULES as BROKEN
 from tests.core.policy_texts import document, faults, written
 

@@ -51,7 +51,7 @@ def test_reward_is_a_yes_or_no_where_its_range_or_its_kind_says_so(reward, is_bi
 @pytest.mark.parametrize(
     ("spec", "path", "expected"),
     [
-        ({"stages": []}, "spec.stages", "a list of at least one stage"),
+        ({"stages": []}, "spec.stages", "a list of at least one stage, and at most 20"),
         (
             {"stages": [{"shadow": {}, "ab": {}}]},
             "spec.stages[0]",

@@ -1,17 +1,55 @@
-"""A real ledger in a real file, and decisions to write into it."""
+"""A real ledger in a real database, and decisions to write into it.
+
+Tests run on every database that a ledger can be in, but for those that look into an SQLite file.
+"""
 
 import itertools
 import shutil
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 from controller.core.model import Decision, Phase, SetSplit, Split, Verdict
 from controller.ledger import open_ledger
+from tests.stores.postgres import Postgres
+
+BACKENDS = ("sqlite", "postgresql")
+
+
+def pytest_generate_tests(metafunc):
+    """Whoever asks for the `path` of the file can only mean SQLite."""
+    if "backend" in metafunc.fixturenames and "url" not in _parametrized(metafunc):
+        known = BACKENDS[:1] if "path" in metafunc.fixturenames else BACKENDS
+        metafunc.parametrize("backend", known)
+
+
+def _parametrized(metafunc):
+    marks = metafunc.definition.iter_markers("parametrize")
+    return {name.strip() for mark in marks for name in str(mark.args[0]).split(",")}
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    with Postgres() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres):
+    """The name of a database with an empty ledger: copying it is faster than migrating anew."""
+    url = postgres.database()
+    open_ledger(url, clock=lambda: 0.0).close()
+    return url.rpartition("/")[2]
 
 
 @pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/ledger.db"
+def url(backend, request, tmp_path):
+    """An address without a ledger yet."""
+    if backend == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    return request.getfixturevalue("postgres").database()
 
 
 @pytest.fixture
@@ -34,11 +72,42 @@ def template(tmp_path_factory):
 
 
 @pytest.fixture
-def ledger(url, path, template, clock):
-    shutil.copy(template, path)
-    opened = open_ledger(url, clock=clock)
+def made(backend, request, tmp_path):
+    """The address of an empty ledger that is there already."""
+    if backend == "sqlite":
+        path = tmp_path / "ledger.db"
+        shutil.copy(request.getfixturevalue("template"), path)
+        return f"sqlite:///{path}"
+    template = request.getfixturevalue("postgres_template")
+    return request.getfixturevalue("postgres").database(template)
+
+
+@pytest.fixture
+def ledger(made, clock):
+    opened = open_ledger(made, clock=clock)
     yield opened
     opened.close()
+
+
+@contextmanager
+def behind(url):
+    """A connection behind the ledger's back."""
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+@pytest.fixture
+def sql(made):
+    """Runs SQL behind the back of `ledger`; gives the rows, if it gives any."""
+
+    def run(statement, **values):
+        with behind(made) as connection:
+            done = connection.execute(text(statement), values)
+            return [tuple(row) for row in done] if done.returns_rows else []
+
+    return run
 
 
 @pytest.fixture(scope="session")

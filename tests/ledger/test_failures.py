@@ -30,8 +30,9 @@ def impatient(monkeypatch):
     monkeypatch.setattr(database, "_BUSY_S", 0.3)
 
 
-def test_a_full_disk_is_worth_another_try_and_nothing_is_half_written(ledger, decide):
+def test_a_full_disk_is_worth_another_try_and_nothing_is_half_written(ledger, path, decide):
     ledger.commit("digits", decisions=[(decide(1), ())], snapshot=(1, b"1"))
+    assert path.exists()
 
     def fill(connection, _record, _proxy):
         connection.execute("PRAGMA max_page_count=1")  # SQLite then answers SQLITE_FULL
@@ -69,15 +70,24 @@ def test_a_damaged_database_is_not(ledger, url, path, clock, decide):
         open_ledger(url, clock=clock).verify_chain("digits")
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "nonsense", "", "nosuch:///x"])
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
 def test_a_url_that_names_nothing_durable_is_refused(url, clock):
-    with pytest.raises(Permanent):
+    with pytest.raises(Permanent, match="in memory"):
         open_ledger(url, clock=clock)
 
 
-def test_a_database_without_its_driver_is_named(clock):
-    with pytest.raises(Permanent, match=r"no driver for the database 'mysql\+mysqldb'"):
-        open_ledger("mysql+mysqldb://127.0.0.1/ledger", clock=clock)
+@pytest.mark.parametrize(
+    "url", ["nonsense", "", "nosuch:///x", "mysql+mysqldb://u:secret@127.0.0.1/l", "redis://x"]
+)
+def test_peer_10_another_url_is_an_error_that_lists_what_is_known(url, clock):
+    with pytest.raises(Permanent, match=r"expected sqlite:///PATH or postgresql") as caught:
+        open_ledger(url, clock=clock)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_postgresql_address_without_a_driver_gets_ours(clock):
+    with pytest.raises(Retryable, match="refused"):
+        open_ledger("postgresql://127.0.0.1:1/ledger", clock=clock)
 
 
 def test_every_exception_of_sqlalchemy_has_a_word_of_ours():

@@ -1,7 +1,6 @@
 """What the ledger keeps, and what it refuses."""
 
 import math
-import sqlite3
 
 import pytest
 
@@ -10,11 +9,8 @@ from controller.errors import InvariantError
 from controller.ledger import AdoptedPolicy, DeadLetter, open_ledger
 
 
-def dump(path, table):
-    with sqlite3.connect(path) as connection:
-        rows = connection.execute(f"SELECT * FROM {table}").fetchall()
-    connection.close()
-    return rows
+def dump(sql, table):
+    return sql(f"SELECT * FROM {table}")
 
 
 # --- decisions --------------------------------------------------------------------------------
@@ -75,13 +71,13 @@ def test_text_that_no_database_takes_is_kept_all_the_same(ledger, decide):
     assert ledger.verify_chain("digits") is None
 
 
-def test_committing_a_decision_again_changes_nothing(ledger, path, decide, split):
+def test_committing_a_decision_again_changes_nothing(ledger, sql, decide, split):
     step = [(decide(1), [split(1)]), (decide(2), [])]
     ledger.commit("digits", decisions=step)
-    before = dump(path, "decisions"), dump(path, "effects"), dump(path, "chains")
+    before = dump(sql, "decisions"), dump(sql, "effects"), dump(sql, "chains")
     ledger.commit("digits", decisions=step)
     ledger.commit("digits", decisions=step[1:])
-    assert (dump(path, "decisions"), dump(path, "effects"), dump(path, "chains")) == before
+    assert (dump(sql, "decisions"), dump(sql, "effects"), dump(sql, "chains")) == before
 
 
 def test_known_and_new_decisions_may_come_in_one_commit(ledger, decide):
@@ -147,7 +143,7 @@ def test_an_effect_is_pending_until_it_is_read_back(ledger, decide, split):
     assert [(p.number, p.ordinal) for p in ledger.pending_effects("digits")] == [(1, 0), (2, 0)]
 
 
-def test_a_failed_attempt_is_counted_and_the_effect_stays_pending(ledger, path, decide, split):
+def test_a_failed_attempt_is_counted_and_the_effect_stays_pending(ledger, sql, decide, split):
     ledger.commit("digits", decisions=[(decide(1), [split(1)])])
     ledger.effect_failed("digits", 1, 0, "no router")
     ledger.effect_failed("digits", 1, 0, "NACK\0")
@@ -155,7 +151,7 @@ def test_a_failed_attempt_is_counted_and_the_effect_stays_pending(ledger, path, 
     assert (pending.attempts, pending.last_error) == (2, "NACK\N{REPLACEMENT CHARACTER}")
     ledger.effect_done("digits", 1, 0)
     ledger.effect_failed("digits", 1, 0, "too late")
-    ((*_, done_at, attempts, last_error),) = dump(path, "effects")
+    ((*_, done_at, attempts, last_error),) = dump(sql, "effects")
     assert done_at == 2.0  # the clock was read by the commit, then by `effect_done`
     assert (attempts, last_error) == (3, "NACK\N{REPLACEMENT CHARACTER}")
 
@@ -183,13 +179,13 @@ def test_rejected_events_are_no_effect(ledger, decide):
 # --- snapshots --------------------------------------------------------------------------------
 
 
-def test_the_newest_two_snapshots_are_kept(ledger, path):
+def test_the_newest_two_snapshots_are_kept(ledger, sql):
     for offset in (10, 20, 30):
         ledger.commit("digits", snapshot=(offset, b"%d" % offset))
     assert ledger.snapshot("digits") == (30, b"30")
     assert ledger.snapshot("digits", before=30) == (20, b"20")
     assert ledger.snapshot("digits", before=20) is None
-    assert len(dump(path, "snapshots")) == 2
+    assert len(dump(sql, "snapshots")) == 2
 
 
 def test_a_snapshot_at_the_same_offset_replaces_the_one_before(ledger):

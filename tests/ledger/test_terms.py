@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -58,22 +60,22 @@ def _obey(url, orders):
 
 
 @pytest.fixture
-def controller(url):
-    made = []
+def controller(made):
+    running = []
 
     def make():
-        made.append(Controller(url))
-        return made[-1]
+        running.append(Controller(made))
+        return running[-1]
 
     yield make
-    for each in made:
+    for each in running:
         each.end()
 
 
 @pytest.fixture
-def second(ledger, url):
+def second(ledger, made):
     """Another controller's ledger in the same database."""
-    with closing(open_ledger(url, clock=lambda: 50.0)) as opened:
+    with closing(open_ledger(made, clock=lambda: 50.0)) as opened:
         yield opened
 
 
@@ -198,6 +200,37 @@ def test_a_commit_is_seen_by_the_next_leader_or_never_made(controller, decide):
         number += len(kept)
         assert (seen.number if seen else 0) == number
     assert new.do("verify_chain", "digits") is None
+
+
+def test_a_term_begins_only_when_no_transaction_of_the_last_one_is_open(made, decide):
+    """And then it knows what that transaction wrote."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def waiting_clock():
+        inside.set()  # the commit asks for the time when it has shown its term
+        assert go_on.wait(10)
+        return 1.0
+
+    with (
+        closing(open_ledger(made, clock=waiting_clock)) as old,
+        closing(open_ledger(made, clock=lambda: 2.0)) as new,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        go_on.set()
+        old.begin_term("old")
+        go_on.clear()
+        inside.clear()
+        committing = pool.submit(old.commit, "digits", decisions=[(decide(1), ())])
+        assert inside.wait(10)
+        beginning = pool.submit(new.begin_term, "new")
+        with pytest.raises(TimeoutError):
+            beginning.result(0.5)
+        go_on.set()
+        assert beginning.result(10) == 2
+        assert new.last_decision("digits") == decide(1)
+        committing.result(10)
+        with pytest.raises(Deposed):
+            old.commit("digits", decisions=[(decide(2), ())])
 
 
 def test_terms_taken_by_many_at_once_are_all_different(controller):

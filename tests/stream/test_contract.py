@@ -16,15 +16,16 @@ import pytest
 from controller.errors import InvariantError, Permanent
 from controller.stream import Block, Mark, Stream, open_stream
 
-BACKENDS: dict[str, Callable[[Path], str]] = {
-    "sqlite": lambda folder: f"sqlite:///{folder / 'events.db'}",
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest], str]] = {
+    "sqlite": lambda request: f"sqlite:///{request.getfixturevalue('tmp_path') / 'events.db'}",
+    "redis": lambda request: request.getfixturevalue("redis").address(),
 }
 APPENDER = Path(__file__).with_name("appender.py")
 
 
 @pytest.fixture(params=BACKENDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return BACKENDS[request.param](tmp_path)
+def url(request: pytest.FixtureRequest) -> str:
+    return BACKENDS[request.param](request)
 
 
 @pytest.fixture
@@ -277,7 +278,7 @@ def _appends(stream: Stream, model: str, at: int, *, per: int) -> tuple[dict[int
 # --- addresses --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", ["sqlit:///x.db", "redis://user:secret@host/0", "x.db", ""])
+@pytest.mark.parametrize("url", ["sqlit:///x.db", "nats://user:secret@host/0", "x.db", ""])
 def test_peer_10_an_unknown_scheme_is_an_error_that_lists_the_known_ones(url: str) -> None:
     with pytest.raises(Permanent, match=r"expected one of .*sqlite") as caught:
         open_stream(url)

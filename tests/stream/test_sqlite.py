@@ -119,7 +119,7 @@ def test_overwritten_pages_are_permanent_and_never_a_plausible_event(path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("UPDATE block SET body = x'00' WHERE start = 1", "block 1 of m can not be unpacked"),
+        ("UPDATE block SET body = x'00' WHERE start = 1", "block 1 of m: it can not be unpacked"),
         ("UPDATE block SET count = 3 WHERE start = 1", "found 2 of 3 events"),
         ("DELETE FROM block WHERE start = 1", "offset 1 of m is missing"),
     ],

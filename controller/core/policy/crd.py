@@ -27,12 +27,13 @@ Rejected: a CRD written by hand beside the models (two truths), and one that tak
 from __future__ import annotations
 
 import json
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from controller.core.model import Json
+from controller.core.policy.crd_rules import ANY_OF, RISING_PAIR, RULES
 from controller.core.policy.json_schema import Node, resolve, root
 from controller.core.policy.manifest import API_VERSION, KIND, Metadata
-from controller.core.policy.status import Status
+from controller.core.policy.status import status_schema
 from controller.errors import InvariantError
 
 GROUP, VERSION = API_VERSION.split("/")
@@ -49,92 +50,6 @@ _KEPT: Final = (
 _ON: Final = "on"
 _READ_AS: Final = "true"
 
-
-def _one_of(*names: str) -> str:
-    """A rule: exactly one of these fields is there."""
-    return f"[{', '.join(f'has(self.{n})' for n in names)}].filter(x, x).size() == 1"
-
-
-RULES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
-    "Unit": ((_one_of("header", "cookie"), "exactly one of header and cookie"),),
-    "Stage": (
-        (
-            _one_of("shadow", "canary", "ab", "thompson"),
-            "exactly one of shadow, canary, ab and thompson, with its settings or {}",
-        ),
-    ),
-    "Guardrail": (
-        (
-            "(self.metric == 'latency') == has(self.quantile)",
-            "a quantile with metric latency, and with no other",
-        ),
-        (
-            "(self.metric == 'reward') == has(self.event)",
-            "an event with metric reward, and with no other",
-        ),
-        (
-            (
-                "self.metric == 'reward' || !(has(self.window) || has(self.default)"
-                " || has(self.range) || has(self.aggregate))"
-            ),
-            "window, default, range and aggregate with metric reward only",
-        ),
-    ),
-    "Reward": (
-        (
-            (
-                "!has(self.default) && !has(self.range) || (has(self.range) ? self.range[0] : 0.0)"
-                " <= (has(self.default) ? self.default : 0.0) && (has(self.default) ? self.default"
-                " : 0.0) <= (has(self.range) ? self.range[1] : 1.0)"
-            ),
-            "a number inside the range",
-        ),
-        (
-            "!(has(self.kind) && self.kind == 'binary' && has(self.range) && self.range[0] != 0.0)",
-            "a range that begins at 0, such as [0, 1], with kind binary",
-        ),
-    ),
-    "Deploy": (
-        (_one_of("kubernetes", "kserve"), "exactly one of kubernetes and kserve"),
-        (
-            "!has(self.kserve) || !(has(self.gateway) || has(self.webhook))",
-            "kserve alone, or gateway and webhook beside kubernetes",
-        ),
-        (
-            "has(self.kubernetes) || has(self.kserve) || !(has(self.gateway) || has(self.webhook))",
-            "kubernetes beside gateway and webhook",
-        ),
-    ),
-    "Spec": (
-        (
-            (
-                "!has(self.guardrails) || self.guardrails.all(g, self.guardrails.exists_one(h,"
-                " h.metric == g.metric && (has(h.event) ? h.event : '')"
-                " == (has(g.event) ? g.event : '')))"
-            ),
-            "one guardrail for each metric, and for each reward event",
-        ),
-        (
-            (
-                "!(has(self.candidates) && has(self.candidates.on_new)"
-                " && self.candidates.on_new == 'join')"
-                " || self.stages.exists(s, has(s.ab) || has(s.thompson))"
-            ),
-            "queue or replace, or an ab or thompson stage that can be joined",
-        ),
-    ),
-}
-"""Rules between the fields of an object: CEL, and what is expected, word for word as `parse` says.
-
-Rules that need a share, or the settings of another guardrail, are `parse`'s alone."""
-
-_RISING_PAIR: Final = (
-    "size(self) != 2 || self[0] < self[1]",
-    "two numbers [low, high] with low < high, such as [0, 1]",
-)
-
-_ANY_OF: Final[dict[str, tuple[str, ...]]] = {"OfflineGate": ("min", "max_drop")}
-"""At least one of these: among them is a share, which CEL does not see."""
 
 _COLUMNS: Final = (
     ("Model", ".status.model", "The model that this policy rolls out, once it is in force."),
@@ -215,7 +130,7 @@ def _document() -> Node:
                 "properties": {"name": {k: name[k] for k in ("type", "pattern", "maxLength")}},
             },
             "spec": _structural(fields["spec"]),
-            "status": _status(),
+            "status": status_schema(),
         },
     }
 
@@ -316,14 +231,14 @@ def _rules(node: Node, target: Node) -> Node:
     """The rules of CEL that hold for this node."""
     rules: list[tuple[str, str]] = []
     name = _class_of(node)
-    if name in _ANY_OF:
-        return {"anyOf": [{"required": [field]} for field in _ANY_OF[name]]}
+    if name in ANY_OF:
+        return {"anyOf": [{"required": [field]} for field in ANY_OF[name]]}
     rules += RULES.get(name, ())
     title = str(target.get("title", ""))
     if "pattern" in target:
         rules.append((_matches(target["pattern"], title), title))
     if "prefixItems" in target:
-        rules.append(_RISING_PAIR)
+        rules.append(RISING_PAIR)
     if not rules:
         return {}
     return {"x-kubernetes-validations": [{"rule": rule, "message": text} for rule, text in rules]}
@@ -340,40 +255,3 @@ def _class_of(node: Node) -> str:
 def _matches(pattern: str, title: str) -> str:
     rule = f"self.matches({json.dumps(pattern)})"
     return f"{rule} && self.matches('[1-9]')" if "longer than 0" in title else rule
-
-
-# --- the status -------------------------------------------------------------------------------
-
-
-def _status() -> Node:
-    schema = Status.model_json_schema()
-    found = _plain(schema, schema["$defs"])
-    conditions = found["properties"]["conditions"]
-    conditions |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
-    arms = found["properties"]["evidence"]["properties"]["arms"]
-    arms["x-kubernetes-list-type"] = "atomic"
-    found["properties"]["split"]["properties"]["weights"]["x-kubernetes-map-type"] = "atomic"
-    return found
-
-
-def _plain(node: Node, definitions: dict[str, Any]) -> Node:
-    """A node of the status' schema, without references and the "or null"."""
-    target = node
-    while "anyOf" in target or "$ref" in target:
-        if "anyOf" in target:
-            target = next(n for n in target["anyOf"] if n.get("type") != "null")
-        else:
-            target = definitions[target["$ref"].rsplit("/", 1)[1]]
-    found = {key: target[key] for key in _KEPT if key in target}
-    description = node.get("description", target.get("description"))
-    if description:
-        found["description"] = " ".join(str(description).split())
-    if "properties" in target:
-        found["properties"] = {k: _plain(v, definitions) for k, v in target["properties"].items()}
-        if "required" in target:
-            found["required"] = list(target["required"])
-    if isinstance(target.get("additionalProperties"), dict):
-        found["additionalProperties"] = _plain(target["additionalProperties"], definitions)
-    if isinstance(target.get("items"), dict):
-        found["items"] = _plain(target["items"], definitions)
-    return found

@@ -6,9 +6,16 @@ Everything is short: who wants every number asks the API, `/v1/models/{model}/ar
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from controller.core.policy.json_schema import Node
+
+_KEPT: Final = (
+    *("type", "enum", "pattern", "format", "minimum", "maximum", "minLength", "maxLength"),
+    *("minItems", "maxItems"),
+)
 
 Text = Annotated[str, Field(max_length=1_024)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -105,3 +112,38 @@ class Status(_Shape):
     """Why, in one sentence with the numbers."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
     """Valid, Ready, Progressing and Healthy."""
+
+
+def status_schema() -> Node:
+    """The structural schema of a status."""
+    schema = Status.model_json_schema()
+    found = _plain(schema, schema["$defs"])
+    conditions = found["properties"]["conditions"]
+    conditions |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+    arms = found["properties"]["evidence"]["properties"]["arms"]
+    arms["x-kubernetes-list-type"] = "atomic"
+    found["properties"]["split"]["properties"]["weights"]["x-kubernetes-map-type"] = "atomic"
+    return found
+
+
+def _plain(node: Node, definitions: dict[str, Any]) -> Node:
+    """A node of the status' schema, without references and the "or null"."""
+    target = node
+    while "anyOf" in target or "$ref" in target:
+        if "anyOf" in target:
+            target = next(n for n in target["anyOf"] if n.get("type") != "null")
+        else:
+            target = definitions[target["$ref"].rsplit("/", 1)[1]]
+    found: Node = {key: target[key] for key in _KEPT if key in target}
+    description = node.get("description", target.get("description"))
+    if description:
+        found["description"] = " ".join(str(description).split())
+    if "properties" in target:
+        found["properties"] = {k: _plain(v, definitions) for k, v in target["properties"].items()}
+        if "required" in target:
+            found["required"] = list(target["required"])
+    if isinstance(target.get("additionalProperties"), dict):
+        found["additionalProperties"] = _plain(target["additionalProperties"], definitions)
+    if isinstance(target.get("items"), dict):
+        found["items"] = _plain(target["items"], definitions)
+    return found

@@ -1,0 +1,4 @@
+"""Private instances of the services that log and ledger can live in, as child processes.
+
+`make services` installs their programs from the Debian packages `postgresql` and `redis-server`.
+"""
