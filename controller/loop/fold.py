@@ -188,7 +188,7 @@ class Fold:
         if not (decisions or rejected or is_due):
             return
         written = [
-            (d, [e for e in effects if isinstance(e, SetSplit) and e.decision == d.number])
+            (d, [e for e in effects if not isinstance(e, KeepRejected) and e.decision == d.number])
             for d in decisions
         ]
         self._ledger.commit(
