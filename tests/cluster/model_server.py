@@ -1,7 +1,8 @@
 """A model server that says who it is: `python model_server.py ADDRESS PORT NAME VERSION`.
 
-Any path is answered with 200 and `{"name": ..., "version": ...}`. `GET /tell/STATUS/DELAY_S` sets
-what later answers are, readiness (`/v2/health/ready`) included if STATUS is 503.
+Any path is answered with 200 and `{"name": ..., "version": ...}`; one that ends in `/slow/SECONDS`
+so much later. `GET /tell/STATUS/DELAY_S` sets what later answers are, readiness
+(`/v2/health/ready`) included if STATUS is 503.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Server:
             return 200
         if path == "/v2/health/ready":
             return 503 if self._status == 503 else 200
-        await asyncio.sleep(self._delay_s)
+        _, is_slow, seconds = path.rpartition("/slow/")
+        await asyncio.sleep(float(seconds) if is_slow else self._delay_s)
         return self._status
 
 
