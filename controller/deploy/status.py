@@ -87,6 +87,7 @@ def told(  # noqa: PLR0913 - a status has these parts
     conditions = [_dated(row, before, now, generation) for row in rows]
     head: Object = {"observedGeneration": generation, "conditions": conditions}
     status = head | _standing(report, policy)
+    status["evidence"] = _renewed(status["evidence"], before)
     return Told(status, _news(status, rows, report.cause))
 
 
@@ -150,6 +151,12 @@ def _standing(report: Report, policy: Policy) -> Object:
         "reason": report.reason[:_LONGEST_SENTENCE],
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _renewed(evidence: Object, before: Mapping[str, Json]) -> Object:
+    """Evidence has a new time only when it is new, so a model without traffic is never written."""
+    old = before.get("evidence")
+    return old if isinstance(old, dict) and old.get("arms") == evidence["arms"] else evidence
 
 
 def _step(report: Report, policy: Policy) -> str | None:

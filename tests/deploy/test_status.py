@@ -142,6 +142,12 @@ def test_status_of_before_stands_until_the_model_has_been_read():
     assert conditions(first)["Ready"]["status"] == "Unknown"
 
 
+def test_status_of_a_model_without_traffic_stays_the_same():
+    first = said(RAMPING, now=T).status
+    later = said(replace(RAMPING, time=T + 3_600), before=first, now=T + 3_600).status
+    assert later == first
+
+
 def test_numbers_are_no_news():
     news = said(RAMPING).news
     moved = replace(ramping("digits", T + 5, 2_500, n=9_000), reason="213 of 400 outcomes")
