@@ -1,6 +1,6 @@
 # The house's few commands. `make demo` and `make test` work on a fresh machine: they install what they need.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench lock docs clean
+.PHONY: help install demo test cluster check bench lock docs clean
 
 PY ?= python3
 VENV := .venv
@@ -28,8 +28,11 @@ install: $(VENV)/.installed  ## a virtual environment with the locked packages
 demo: install  ## the whole loop on this machine: real models, a rollback and a promotion
 	@$(BIN)/understudy demo
 
-test: install  ## all tests, on real services
+test: install cluster  ## all tests, on real services
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+cluster: install  ## the programs of a Kubernetes control plane, for tests; built once per machine
+	@$(BIN)/python -m tests.cluster.build
 
 check: install  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

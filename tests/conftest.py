@@ -2,7 +2,8 @@
 
 `make test` runs two processes. Whatever starts services (Envoy, Chromium, `serve`) stays in one of
 them, one test after the other, so that no service is starved by a neighbour and no two tests wait
-for one another's ports; arithmetic fills the other.
+for one another's ports; arithmetic fills the other. The tests with a Kubernetes control plane are a
+group of their own, so that only one process starts one.
 """
 
 from __future__ import annotations
@@ -20,3 +21,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(_HERE).parts[0]
         if folder in _SERVICES:
             item.add_marker(pytest.mark.xdist_group("services"))
+        if folder == "cluster":
+            item.add_marker(pytest.mark.xdist_group("cluster"))

@@ -1,0 +1,37 @@
+"""One control plane for all tests of this folder, and a namespace for each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import build
+from tests.cluster.client import path
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.processes import until
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    # Building takes minutes, which are not a test's: `make test` has done it before.
+    tools = build.find()
+    if tools is None:
+        pytest.fail("the control plane's programs are not built: run `make cluster`", pytrace=False)
+    with ControlPlane(tmp_path_factory.mktemp("cluster"), tools) as running:
+        yield running
+        running.check()
+
+
+@pytest.fixture
+def namespace(cluster: ControlPlane) -> Iterator[str]:
+    """A fresh namespace in which pods can be made; it is deleted in the background."""
+    name = f"t{next(_numbers)}"
+    cluster.admin.create(path("namespaces"), {"metadata": {"name": name}})
+    account = path("serviceaccounts", name, "default")
+    until(f"{account} is there", lambda: cluster.admin.call("GET", account)[0] == 200)
+    yield name
+    cluster.admin.delete(path("namespaces", name=name))
