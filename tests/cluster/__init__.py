@@ -44,5 +44,14 @@ selector(model, version); set_ready(admin, namespace, pod, ready=...); is_ready(
 `pod_annotations`: POD_IP, READY_AFTER ("1500ms"), READINESS ("manual": unready until `set_ready`),
 FLAP_EVERY ("300ms"), DELETE_AFTER ("2s", terminating so long), KUBELET (see kubelet.py).
 
+**kubelet, network** run real servers (root needed): fixtures `kubelet` (for `namespace`, answers
+`{"name": POD, "version": VERSION}`; `/tell/STATUS/DELAY_S` changes its answers) and `network`, or
+`TinyKubelet(cluster, network, namespace, folder, command=says_its_name | digits({version: file}))`
+as a context manager. Pods with `pod_annotations={models.KUBELET: "tiny"}` get an address
+10.231.N.128/25 that this machine reaches, a process there on the Deployment's `port`, and are ready
+while `/v2/health/ready` answers 200. A deleted pod serves on for DELETE_AFTER (0.5 s by default).
+`kubelet.places()` -> {pod: Place(pod, model, version, address, port)}; `kubelet.kill(pod)` crashes
+it; `network.gateway` is this machine as pods see it.
+
 **processes**: until(what, is_so, timeout_s=30, every_s=0.05), free_port(), Child.
 """

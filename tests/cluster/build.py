@@ -16,6 +16,7 @@ setup-envtest, which downloads archives and has neither scheduler nor controller
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -280,6 +281,19 @@ def _install_go(place: Path) -> None:
         raise BuildError(f"install Go by hand (https://go.dev/dl); pip failed:\n{said}") from exc
 
 
+def _install_ip(say: Say) -> None:
+    """`ip`, for the network of pods, from Debian's packages where it is missing."""
+    if shutil.which("ip"):
+        return
+    say("no `ip` on PATH: installing iproute2 by apt-get")
+    try:
+        subprocess.run(["apt-get", "update", "-qq"], check=True, capture_output=True)
+        install = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", "iproute2"]
+        subprocess.run(install, check=True, capture_output=True)
+    except (subprocess.CalledProcessError, OSError) as exc:
+        raise BuildError(f"install iproute2 by hand, for `ip`: {exc}") from exc
+
+
 def _is_new_enough(go: Path) -> bool:
     try:
         command = [str(go), "env", "GOVERSION"]
@@ -296,7 +310,9 @@ def _is_new_enough(go: Path) -> bool:
 def main() -> None:
     """The command line: builds, or says in no time that all is there."""
     try:
-        build(lambda text: print(text, flush=True))
+        say = functools.partial(print, flush=True)
+        _install_ip(say)
+        build(say)
     except BuildError as exc:
         sys.exit(str(exc))
     print(f"the control plane of the tests is in {folder()}")

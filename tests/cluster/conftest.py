@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.cluster import build
 from tests.cluster.client import path
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kubelet import TinyKubelet
+from tests.cluster.network import Network
 from tests.cluster.processes import until
 
 _numbers = itertools.count(1)
@@ -35,3 +38,19 @@ def namespace(cluster: ControlPlane) -> Iterator[str]:
     until(f"{account} is there", lambda: cluster.admin.call("GET", account)[0] == 200)
     yield name
     cluster.admin.delete(path("namespaces", name=name))
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[Network]:
+    """Addresses for pods with a real server."""
+    with Network() as running:
+        yield running
+
+
+@pytest.fixture
+def kubelet(
+    cluster: ControlPlane, network: Network, namespace: str, tmp_path: Path
+) -> Iterator[TinyKubelet]:
+    """Real servers for the pods of `namespace` that carry `models.KUBELET`."""
+    with TinyKubelet(cluster, network, namespace, tmp_path) as running:
+        yield running

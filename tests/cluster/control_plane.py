@@ -103,7 +103,7 @@ class ControlPlane:
     def stop(self) -> None:
         """End everything. May be called twice."""
         for api in self._api_clients:
-            api.close()
+            api.close()  # type: ignore[no-untyped-call]
             api.rest_client.pool_manager.clear()
         for client in (*self._clients.values(), self._etcd_client):
             if client is not None:
@@ -243,14 +243,16 @@ class ControlPlane:
     def install_crds(self, family: str) -> None:
         """The definitions of `gateway` (Gateway API) or `kserve`; without effect if installed."""
         where = path("customresourcedefinitions")
-        names = []
+        names: list[str] = []
         for file in self.tools.definitions(family):
             for document in documents(file):
                 names.append(document["metadata"]["name"])
                 code, answer = self.admin.call("POST", where, document)
                 assert code in {201, 409}, answer
-        for name in names:
-            until(f"{name} is established", lambda n=name: self._is_established(f"{where}/{n}"))
+        until(
+            f"{family} is established",
+            lambda: all(self._is_established(f"{where}/{name}") for name in names),
+        )
 
     # Inside
 

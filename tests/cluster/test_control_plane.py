@@ -79,10 +79,12 @@ def test_annotations_of_a_pod_steer_it(cluster: ControlPlane, namespace: str) ->
 
     until("the pod has its address", lambda: unready() == ["10.231.7.7:8080"])
     [pod] = models.pods(cluster.admin, namespace, "digits", "v1")
-    for says in (True, False):
-        models.set_ready(cluster.admin, namespace, pod["metadata"]["name"], ready=says)
-        until(f"readiness is {says}", lambda s=says: ready() if s else unready())
-        assert not (unready() if says else ready())
+    models.set_ready(cluster.admin, namespace, pod["metadata"]["name"], ready=True)
+    until("it is ready", ready)
+    assert not unready()
+    models.set_ready(cluster.admin, namespace, pod["metadata"]["name"], ready=False)
+    until("it is unready", unready)
+    assert not ready()
 
 
 def test_pod_is_ready_after_its_delay_and_not_before(cluster: ControlPlane, namespace: str) -> None:
@@ -98,15 +100,14 @@ def test_pod_is_ready_after_its_delay_and_not_before(cluster: ControlPlane, name
 def test_flapping_pod_goes_up_and_down(cluster: ControlPlane, namespace: str) -> None:
     marks = {models.FLAP_EVERY: "100ms"}
     models.deploy(cluster.admin, namespace, "digits", "v1", pod_annotations=marks)
-    for is_up in (True, False, True, False):
-        until(
-            f"ready is {is_up}",
-            lambda up=is_up: any(
-                models.is_ready(pod) == up
-                for pod in models.pods(cluster.admin, namespace, "digits", "v1")
-            ),
-            every_s=0.01,
-        )
+
+    def readiness() -> list[bool]:
+        found = models.pods(cluster.admin, namespace, "digits", "v1")
+        return [models.is_ready(pod) for pod in found]
+
+    for _ in range(2):
+        until("it is up", lambda: readiness() == [True], every_s=0.01)
+        until("it is down", lambda: readiness() == [False], every_s=0.01)
 
 
 def test_deleted_pod_may_take_its_time(cluster: ControlPlane, namespace: str) -> None:
@@ -148,7 +149,7 @@ def test_library_and_kubectl_act_for_a_user(cluster: ControlPlane, namespace: st
     until("the role holds", lambda: its.call("GET", path("deployments"))[0] == 200)
     models.deploy(cluster.admin, namespace, "digits", "v1")
     found = api.list_namespaced_deployment(namespace)
-    assert [item.metadata.name for item in found.items] == ["digits-v1"]
+    assert [item.metadata and item.metadata.name for item in found.items] == ["digits-v1"]
     assert "digits-v1" in cluster.kubectl("get", "deployments", "-n", namespace, user=account)
 
 
