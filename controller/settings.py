@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from controller.errors import PolicyError, Problem, UnderstudyError
 
@@ -37,13 +41,18 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of `understudy serve`."""
+    """The settings of `understudy serve`; without a router's address, routers are elsewhere."""
 
     policies: Path
     state: Path
     api: Address
-    router: Address
+    router: Address | None
     xds: Address
+
+
+def router_address(text: str) -> Address | None:
+    """The setting `--router`: an address of a local router, or `none` for routers elsewhere."""
+    return None if text == "none" else Address.parse(text, "--router")
 
 
 def default_state() -> Path:
@@ -59,3 +68,26 @@ def policy_text(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as exc:
         fault = Problem("", f"no readable file ({exc})", "a policy in YAML")
         raise PolicyError(str(file), (fault,)) from exc
+
+
+def configure_logs() -> None:
+    """Sentences on a terminal, JSON elsewhere; on stderr, so that stdout stays a contract."""
+    level = logging.getLevelName(os.environ.get("UNDERSTUDY_LOG_LEVEL", "INFO").upper())
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer()
+    )
+    trace = [] if sys.stderr.isatty() else [structlog.processors.format_exc_info]
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            *trace,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            level if isinstance(level, int) else 20
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -23,7 +23,9 @@ async def readyz(backend: Controller) -> Probe:
     components = backend.ready()
     missing = {name: state for name, state in components.items() if state is not True}
     if not missing:
-        return Probe(status="ready", components=components)
+        connected = backend.router_status().get("connected")
+        routers = connected if isinstance(connected, int) else None
+        return Probe(status="ready", components=components, routers=routers)
     sentence = "; ".join(f"{name}: {state or 'not ready'}" for name, state in missing.items())
     raise ProblemError(
         503, "not-ready", sentence, extra={"components": dict(components)},

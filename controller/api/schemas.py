@@ -285,6 +285,7 @@ class Probe(Answer):
 
     status: Literal["alive", "ready"]
     components: dict[str, bool | str] = Field(default_factory=dict)
+    routers: int | None = Field(default=None, description="how many routers are connected")
 
 
 class Problem(BaseModel):

@@ -16,11 +16,12 @@ from typing import Annotated, Any
 
 import typer
 
+from controller.cli.beside import add_beside
 from controller.cli.printing import Level, Output, print_rows, print_value
 from controller.core.model import Json, Operation
 from controller.core.policy import parse, position, schema, warnings
 from controller.errors import PolicyError, UnderstudyError
-from controller.settings import Address, Settings, default_state, policy_text
+from controller.settings import Address, Settings, default_state, policy_text, router_address
 
 app = typer.Typer(
     name="understudy",
@@ -86,7 +87,9 @@ def serve(  # noqa: PLR0913 - a command's options
     router: Annotated[
         str,
         typer.Option(
-            "--router", envvar="UNDERSTUDY_ROUTER", help="Where users' requests come in, HOST:PORT."
+            "--router",
+            envvar="UNDERSTUDY_ROUTER",
+            help="Where users' requests come in, HOST:PORT; none: routers elsewhere use --xds.",
         ),
     ] = "127.0.0.1:8080",
     xds: Annotated[
@@ -106,7 +109,7 @@ def serve(  # noqa: PLR0913 - a command's options
         policies=policies,
         state=_state(state),
         api=Address.parse(api, "--api"),
-        router=Address.parse(router, "--router"),
+        router=router_address(router),
         xds=Address.parse(xds, "--xds"),
     )
     raise typer.Exit(bootstrap.serve(settings, is_json=output is Output.JSON))
@@ -440,6 +443,9 @@ def _metric(text: str) -> tuple[str, float]:
 
 def _state(given: Path | None) -> Path:
     return default_state() if given is None else given
+
+
+add_beside(app)
 
 
 def main(argv: list[str] | None = None) -> Any:

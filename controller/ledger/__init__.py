@@ -27,14 +27,15 @@ of writing are for people, and nothing is decided by them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Engine, Select, func, select
 
 from controller.core.model import Decision, Effect, Rejected, SetSplit, Split
-from controller.ledger import writer
+from controller.ledger import terms, writer
 from controller.ledger.database import mapped_errors, open_engine, reading, writing
 from controller.ledger.rows import GENESIS, decision_of, effect_of, is_intact
 from controller.ledger.tables import (
@@ -45,7 +46,13 @@ from controller.ledger.tables import (
     policies,
     snapshots,
 )
-from controller.ledger.values import AdoptedPolicy, DeadLetter, IntakeRejection, PendingEffect
+from controller.ledger.values import (
+    AdoptedPolicy,
+    DeadLetter,
+    IntakeRejection,
+    PendingEffect,
+    Term,
+)
 
 __all__ = [
     "AdoptedPolicy",
@@ -53,6 +60,7 @@ __all__ = [
     "IntakeRejection",
     "Ledger",
     "PendingEffect",
+    "Term",
     "open_ledger",
 ]
 
@@ -77,13 +85,37 @@ class Ledger:
     """Decisions, effects, snapshots, policies and refused events. Safe to call from any thread.
 
     Every method raises `Retryable` when the database is locked, full or out of reach, and
-    `Permanent` when it is damaged; nothing was changed then.
+    `Permanent` when it is damaged; nothing was changed then. One that writes raises `Deposed` when
+    another ledger began a term after this one did; so whoever carries out decisions begins one.
     """
 
     def __init__(self, engine: Engine, *, clock: Clock, code_version: str) -> None:
         self._engine = engine
         self._clock = clock
         self._code_version = code_version
+        self._term: int | None = None
+
+    def begin_term(self, holder: str) -> int:
+        """Lead from now on: every ledger of an older term can only read. The new term's number.
+
+        holder  names this controller, for people
+        """
+        with mapped_errors(), writing(self._engine) as connection:
+            number = terms.begin(connection, holder, self._clock())
+        self._term = number
+        return number
+
+    def is_current(self) -> bool:
+        """Whether the term that this ledger began is the newest; True where it began none.
+
+        Cheap, and true only of the moment: what must not be done twice asks `commit`.
+        """
+        return self._term is None or self.newest_term().number == self._term
+
+    def newest_term(self) -> Term:
+        """Who leads now, as far as this ledger knows; number 0 when nobody ever did."""
+        with mapped_errors(), reading(self._engine) as connection:
+            return terms.newest(connection)
 
     def commit(
         self,
@@ -103,7 +135,7 @@ class Ledger:
             InvariantError: a decision differs from the one that has its number, or leaves a gap;
                 or the snapshot is older than the newest.
         """
-        with mapped_errors(), writing(self._engine) as connection:
+        with self._writing() as connection:
             pen = writer.Pen(connection, model, self._clock(), self._code_version)
             writer.append_decisions(pen, decisions)
             writer.keep_dead_letters(pen, dead_letters)
@@ -147,7 +179,7 @@ class Ledger:
         Raises:
             InvariantError: there is no such effect.
         """
-        with mapped_errors(), writing(self._engine) as connection:
+        with self._writing() as connection:
             writer.mark_done(connection, (model, number, ordinal), self._clock())
 
     def effect_failed(self, model: str, number: int, ordinal: int, error: str) -> None:
@@ -156,7 +188,7 @@ class Ledger:
         Raises:
             InvariantError: there is no such effect.
         """
-        with mapped_errors(), writing(self._engine) as connection:
+        with self._writing() as connection:
             writer.mark_failed(connection, (model, number, ordinal), error)
 
     def snapshot(self, model: str, *, before: int | None = None) -> tuple[int, bytes] | None:
@@ -169,7 +201,7 @@ class Ledger:
 
     def drop_snapshots(self, model: str, *, since: int) -> None:
         """Forget the snapshots at offset `since` and after it: nobody can read them any more."""
-        with mapped_errors(), writing(self._engine) as connection:
+        with self._writing() as connection:
             writer.drop_snapshots(connection, model, since)
 
     def decisions(self, model: str, *, after: int = 0, limit: int = _PAGE) -> tuple[Decision, ...]:
@@ -201,7 +233,7 @@ class Ledger:
         Raises:
             InvariantError: events at or after `from_offset` were already decided on by another.
         """
-        with mapped_errors(), writing(self._engine) as connection:
+        with self._writing() as connection:
             pen = writer.Pen(connection, model, self._clock(), self._code_version)
             writer.adopt_policy(pen, from_offset, digest, document)
 
@@ -232,7 +264,7 @@ class Ledger:
 
     def reject(self, source: str, refused: Sequence[tuple[str, str, bytes]]) -> None:
         """Keep events refused at the door: for each its reason, a detail and its text."""
-        with mapped_errors(), writing(self._engine) as connection:
+        with self._writing() as connection:
             writer.keep_rejections(connection, self._clock(), source, refused)
 
     def rejections(
@@ -248,6 +280,14 @@ class Ledger:
     def close(self) -> None:
         """Release the database."""
         self._engine.dispose()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction that may write, and that only the newest term's can end well."""
+        with mapped_errors(), writing(self._engine) as connection:
+            if self._term is not None:
+                terms.require(connection, self._term)
+            yield connection
 
     def _decision_rows(self, model: str, after: int, limit: int) -> list[Mapping[str, Any]]:
         query = select(decisions).where(decisions.c.model == model, decisions.c.number > after)

@@ -121,6 +121,15 @@ dead_letters = Table(
     info={"doc": "Events of the log that could not be used"},
 )
 
+terms = Table(
+    "terms",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False, doc="counts from 1"),
+    Column("holder", Text, nullable=False, doc="the controller that leads, or led, in it"),
+    Column("began", Double, nullable=False, doc="epoch seconds"),
+    info={"doc": "Who may write: the newest; see ledger.terms. Row 0 is nobody's: a lock"},
+)
+
 intake_rejections = Table(
     "intake_rejections",
     metadata,

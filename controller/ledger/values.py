@@ -19,6 +19,15 @@ class PendingEffect:
 
 
 @dataclass(frozen=True, slots=True)
+class Term:
+    """A time for which a controller leads: from `began` on until the next one begins."""
+
+    number: int
+    holder: str
+    began: float
+
+
+@dataclass(frozen=True, slots=True)
 class AdoptedPolicy:
     """A policy, the offset of the first event it applies to, and when it was adopted."""
 

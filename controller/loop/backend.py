@@ -41,12 +41,23 @@ OURS = {
 
 
 class LoopBackend:
-    """The controller as the API sees it."""
+    """The controller as the API sees it.
+
+    waits_for_routers  whether it is ready only with a router that has its splits. Where routers are
+                       elsewhere it is not so: an API that goes away with them could not help them
+    """
 
     def __init__(
-        self, models: Sequence[str], *, ledger: Ledger, router: Router, clock: Clock
+        self,
+        models: Sequence[str],
+        *,
+        ledger: Ledger,
+        router: Router,
+        clock: Clock,
+        waits_for_routers: bool = True,
     ) -> None:
         self._models = dict.fromkeys(models)
+        self._waits_for_routers = waits_for_routers
         self._ledger = ledger
         self._router = router
         self._clock = clock
@@ -162,9 +173,14 @@ class LoopBackend:
         """Whether each component does its work."""
         troubles = self.wheel.troubles if self.wheel else {}
         connected = self._router.status().get("connected", 0)
-        return {
+        own: dict[str, bool | str] = {
             "log and ledger": "; ".join(troubles.values()) or True,
             "models": True if self.is_complete else "the log is still being read",
+        }
+        if not self._waits_for_routers:
+            return own
+        return {
+            **own,
             "router": True if connected or not self._models else "no router is connected",
             "splits": True if self._is_settled() else "the router has not accepted a split yet",
         }

@@ -37,11 +37,13 @@ from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 
 from controller.errors import Permanent
 from controller.router.memory import remember, remembered
+from controller.router.place import of_node, placed
 from controller.router.snapshot import (
     CDS,
     EDS,
     LDS,
     RDS,
+    ListenerConfig,
     Snapshot,
     check,
     eds_names,
@@ -49,6 +51,17 @@ from controller.router.snapshot import (
 )
 
 ACK_TIMEOUT_S = 10.0
+
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    # A router whose machine is gone sends no farewell: without pings it would count as connected
+    # for ever, and no split would be in force at all of them again.
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Routers ping as well, more often than gRPC takes for polite.
+    ("grpc.http2.max_ping_strikes", 0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,7 @@ class _Node:
     """One connected Envoy."""
 
     id: str = ""
+    place: ListenerConfig | None = None
     subscriptions: dict[str, _Subscription] = field(default_factory=dict)
     outbox: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -102,7 +116,7 @@ class ControlPlane:
 
         Raises Permanent when the address is taken.
         """
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        server = grpc.aio.server(options=_OPTIONS)
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(_Servicer(self), server)
         try:
             bound = server.add_insecure_port(f"{host}:{port}")
@@ -278,7 +292,8 @@ async def _listen(node: _Node, requests: AsyncIterator[Any]) -> None:
 
 
 def _note(node: _Node, request: Any) -> None:
-    node.id = node.id or request.node.id
+    if not node.id:
+        node.id, node.place = request.node.id, of_node(request.node)
     kind, names = request.type_url, frozenset(request.resource_names)
     known = node.subscriptions.get(kind)
     if known is None:
@@ -319,7 +334,7 @@ def _push(node: _Node, kind: str, built: Snapshot) -> _Subscription:
     subscription = node.subscriptions[kind]
     node.sent += 1
     subscription.nonce, subscription.is_acked, subscription.detail = str(node.sent), False, None
-    node.outbox.put_nowait(_response(kind, built, subscription.nonce))
+    node.outbox.put_nowait(_response(kind, built, subscription.nonce, node.place))
     return subscription
 
 
@@ -340,12 +355,12 @@ def _asks_for(node: _Node, kind: str, wanted: frozenset[str] | None) -> bool:
     return subscription is not None and (wanted is None or subscription.names >= wanted)
 
 
-def _response(kind: str, built: Snapshot, nonce: str) -> Any:
+def _response(kind: str, built: Snapshot, nonce: str, place: ListenerConfig | None) -> Any:
     response = discovery_pb2.DiscoveryResponse(
         version_info=built.versions[kind], type_url=kind, nonce=nonce
     )
     for message in built.resources[kind].values():
-        response.resources.add().Pack(message)
+        response.resources.add().Pack(placed(message, place))
     return response
 
 

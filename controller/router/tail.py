@@ -63,6 +63,11 @@ class Tail:
         self._path = path
         self._at = _parse(position) if position else None
 
+    @property
+    def position(self) -> str | None:
+        """Where the next read goes on; None as long as there has never been a log."""
+        return str(self._at) if self._at else None
+
     def read(self, limit_bytes: int = 1 << 20) -> tuple[list[bytes], str | None]:
         """The next whole lines, about `limit_bytes` of them, and the position after them.
 
@@ -72,7 +77,7 @@ class Tail:
             chain = self._chain()
             index, at = self._locate(chain)
             if at is None:
-                return [], str(self._at) if self._at else None
+                return [], self.position
             is_last = index == len(chain) - 1
             lines, self._at = _read(chain[index], at, limit_bytes, is_complete=not is_last)
             if lines or is_last:

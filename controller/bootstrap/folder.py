@@ -1,0 +1,129 @@
+"""What a folder has: policies, and the stores of a controller, running or not."""
+
+from __future__ import annotations
+
+import time  # noqa: TID251 - the wall clock is taken here and handed to the ledger
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from controller.core.model import Decision, Json
+from controller.core.policy import parse
+from controller.core.record import canonical, decision_document
+from controller.errors import Permanent, PolicyError, Problem
+from controller.ledger import Ledger, open_ledger
+from controller.loop.fold import PolicySource, derive
+from controller.settings import policy_text
+from controller.stream import Stream, open_stream
+
+_LISTED = 100_000
+
+
+def read_policies(folder: Path) -> list[PolicySource]:
+    """Every policy of a folder, in the order of file names.
+
+    Raises:
+        PolicyError: with the faults of all files; also when two files are of one model, or none is.
+    """
+    files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    if not files:
+        fault = Problem("", "no policy", "a folder with at least one *.yaml policy")
+        raise PolicyError(str(folder), (fault,))
+    found: dict[str, PolicySource] = {}
+    for file in files:
+        text = policy_text(file)
+        policy = parse(text, str(file))
+        if policy.model in found:
+            fault = Problem("metadata.name", policy.model, "a model that no other policy is of")
+            raise PolicyError(str(file), (fault,))
+        found[policy.model] = PolicySource(policy, text)
+    return list(found.values())
+
+
+@contextmanager
+def opened(state: Path) -> Iterator[tuple[Stream, Ledger]]:
+    """The stores of a state folder, running or not.
+
+    Raises:
+        Permanent: there is no state in the folder.
+    """
+    if not (state / "ledger.db").is_file():
+        raise Permanent(f"{state}: found no ledger, expected the --state folder of `serve`")
+    stream = open_stream(f"sqlite:///{state.absolute() / 'events.db'}")
+    ledger = open_ledger(f"sqlite:///{state.absolute() / 'ledger.db'}", clock=time.time)
+    try:
+        yield stream, ledger
+    finally:
+        stream.close()
+        ledger.close()
+
+
+def ledger_rows(state: Path, model: str) -> list[dict[str, Json]]:
+    """Every decision of a model as it was written down."""
+    with opened(state) as (_, ledger):
+        _require(ledger, model)
+        return [decision_document(decision) for decision in _all_decisions(ledger, model)]
+
+
+def verify(state: Path, model: str) -> tuple[list[str], int]:
+    """What is wrong with a model's ledger, and how many decisions it has.
+
+    The chain of hashes shows rows that were changed; deriving every decision again from the log
+    shows decisions that the log does not lead to.
+    """
+    with opened(state) as (stream, ledger):
+        _require(ledger, model)
+        faults = []
+        broken = ledger.verify_chain(model)
+        if broken is not None:
+            faults.append(f"{model}: the chain of hashes is broken at decision {broken}")
+        written = list(_all_decisions(ledger, model))
+        derived = list(derive(ledger, stream, model))
+        for one, other in zip(written, derived, strict=False):
+            if canonical(decision_document(one)) != canonical(decision_document(other)):
+                faults.append(f"{model}: decision {one.number} is not what the log leads to")
+        if len(written) > len(derived):
+            extra = len(written) - len(derived)
+            faults.append(f"{model}: {extra} decisions are written that the log does not lead to")
+        return faults, len(written)
+
+
+def log_lines(state: Path, model: str) -> Iterator[tuple[bytes, ...]]:
+    """The lines of a model's log, block by block."""
+    with opened(state) as (stream, ledger):
+        _require(ledger, model)
+        start = 0
+        while True:
+            blocks = list(stream.read(model, start))
+            if not blocks:
+                return
+            for block in blocks:
+                yield block.lines
+                start = block.start + len(block.lines)
+
+
+def rejected_rows(state: Path, model: str) -> list[dict[str, Json]]:
+    """Events that could not be used: the model's, then those refused before they had a model."""
+    with opened(state) as (_, ledger):
+        _require(ledger, model)
+        rows: list[dict[str, Json]] = [
+            {"offset": e.offset, "reason": e.reason, "detail": e.detail, "event": e.event}
+            for e in ledger.dead_letters(model, limit=_LISTED)
+        ]
+        rows += [
+            {"source": e.source, "reason": e.reason, "detail": e.detail, "event": e.event}
+            for e in ledger.rejections(limit=_LISTED)
+        ]
+        return rows
+
+
+def _require(ledger: Ledger, model: str) -> None:
+    if not ledger.policies(model):
+        raise Permanent(f"the ledger knows no model {model!r}")
+
+
+def _all_decisions(ledger: Ledger, model: str) -> Iterator[Decision]:
+    last = 0
+    while page := ledger.decisions(model, after=last):
+        yield from page
+        last = page[-1].number

@@ -1,0 +1,41 @@
+"""The admin interface of an Envoy beside us, over TCP on loopback."""
+
+from __future__ import annotations
+
+import httpx
+
+from controller.errors import Retryable
+
+_TIMEOUT_S = 2.0
+
+
+class Admin:
+    """Three things that whoever ships the log asks of the router."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+
+    async def reopen_logs(self) -> None:
+        """Have the access log reopened by its name; raises Retryable."""
+        await self._ask("POST", "/reopen_logs")
+
+    async def drain(self) -> None:
+        """Ask clients to connect elsewhere; answers go on meanwhile. Raises Retryable."""
+        await self._ask("POST", "/drain_listeners?graceful&skip_exit")
+
+    async def is_gone(self) -> bool:
+        """Whether nothing answers there: the router has ended."""
+        try:
+            await self._ask("GET", "/server_info")
+        except Retryable as exc:
+            return isinstance(exc.__cause__, httpx.ConnectError)
+        return False
+
+    async def _ask(self, method: str, path: str) -> None:
+        try:
+            async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
+                answer = await client.request(method, self._url + path)
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise Retryable(f"{self._url}{path} does not answer: {exc}") from exc
+        if answer.status_code != 200:
+            raise Retryable(f"{self._url}{path} answered {answer.status_code}")

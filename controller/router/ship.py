@@ -1,0 +1,308 @@
+"""Ships the access log of a router to a controller elsewhere: every line at least once.
+
+One loop reads and sends:
+
+    read the next lines -> exposures -> send until they are taken -> write the position -> delete
+    files that are wholly behind it
+
+Invariant: the position on disk is never ahead of what the sink has taken, so a crash at any point
+sends some lines again and loses none; exposures are idempotent by their request id. A line that is
+no exposure is sent as it is, because the controller counts and keeps what it cannot read.
+
+Another loop keeps the disk in order while the first may be waiting for a controller that is away:
+it rotates a log that has grown large, and beyond the disk's limit deletes the oldest rotated file
+whole. That is the only way in which lines are lost; their number is counted and logged. What was
+read before its file was deleted is in memory, and is still sent.
+
+Rejected: dropping the newest lines (the oldest exposures are those whose attribution window closes
+first, so they are worth least); sending from memory only (a restart of the sidecar would lose it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from controller.errors import Permanent, Retryable
+from controller.router.access_log import exposure_lines
+from controller.router.admin import Admin
+from controller.router.sink import Sink
+from controller.router.tail import Tail, rotated, rotation_target
+
+EVERY_S = 1.0
+"""Between reads while the log gives nothing more: exposures come in micro-batches anyway."""
+
+BACKOFF_S = (0.5, 30.0)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes: of a read, of a log that is rotated, of all files of the log."""
+
+    batch: int = 1 << 20
+    rotate: int = 64 << 20
+    disk: int = 1 << 30
+
+
+@dataclass(slots=True)
+class Counts:
+    """Lines of the log by what became of them, since the start.
+
+    shipped    taken by the sink as exposures
+    malformed  taken by the sink as they are, to be counted there; or empty
+    unmatched  requests that were of no model
+    refused    of those shipped, what the sink would not use
+    dropped    lost: the disk was full, or the sink will never take them
+    failures   attempts to send that failed
+    """
+
+    shipped: int = 0
+    malformed: int = 0
+    unmatched: int = 0
+    refused: int = 0
+    dropped: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What a read gave, and where the log goes on after it."""
+
+    position: str
+    events: Sequence[bytes]
+    bad: Sequence[bytes]
+    unmatched: int
+
+
+class Shipper:
+    """Ships one log; all methods belong to one event loop.
+
+    admin  the router's admin interface; without it the log is not rotated, and so never dropped
+    """
+
+    def __init__(
+        self,
+        log_path: Path,
+        state: Path,
+        sink: Sink,
+        *,
+        admin: Admin | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._path = log_path
+        self._kept = state / "position"
+        self._sink = sink
+        self._admin = admin
+        self._limits = limits or Limits()
+        self._committed = _read_position(self._kept)
+        self._tail = Tail(log_path, self._committed)
+        self._ending = asyncio.Event()
+        self._patience_s = BACKOFF_S[0]
+        self._in_flight: _Batch | None = None
+        self.counts = Counts()
+        self.trouble: str | None = None
+
+    async def run(self, *, until_router_is_gone: bool = False) -> None:
+        """Ship until `stop`, and then until nothing is left.
+
+        until_router_is_gone  after `stop`, wait for what a router writes that is draining
+        """
+        while True:
+            is_over = self._ending.is_set() and await self._is_over(until_router_is_gone)
+            if (batch := self._next()) is not None:
+                await self._deliver(batch)
+            elif is_over:
+                return
+            else:
+                await self._pause(EVERY_S)
+
+    def stop(self) -> None:
+        """Let `run` return once it has shipped what there is."""
+        self._ending.set()
+
+    def abandon(self) -> None:
+        """Say what is left after a `run` that was cut short."""
+        batch, files = self._in_flight, {inode for inode, _ in _sizes(self._path)}
+        if batch is not None and _place(batch.position)[0] not in files:
+            lost = len(batch.events) + len(batch.bad)
+            self.counts.dropped += lost
+            log.error("lines are dropped: they were in memory only", lines=lost)
+        log.warning("not all was shipped; the next start goes on", bytes=self.waiting_bytes)
+
+    async def tidy(self) -> None:
+        """Keep the disk in order, for ever."""
+        while True:
+            with suppress(OSError):  # a file went meanwhile; the next look sees it
+                await self._rotate()
+                self._drop()
+            await asyncio.sleep(EVERY_S)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the log that the sink has not taken."""
+        files = _sizes(self._path)
+        inode, offset = _place(self._committed)
+        behind = next((i for i, (each, _) in enumerate(files) if each == inode), None)
+        if behind is None:
+            return sum(size for _, size in files)
+        return max(0, sum(size for _, size in files[behind:]) - offset)
+
+    # --- reading and sending ------------------------------------------------------------------
+
+    def _next(self) -> _Batch | None:
+        lines, position = self._tail.read(self._limits.batch)
+        if not lines or position is None:
+            return None
+        decoded = exposure_lines(lines)
+        events = [event for each in decoded.events.values() for event in each]
+        return _Batch(position, events, [line for line, _ in decoded.bad], decoded.unmatched)
+
+    async def _deliver(self, batch: _Batch) -> None:
+        """Send until it is taken, then commit."""
+        self._in_flight = batch
+        await self._send([*batch.events, *(line for line in batch.bad if line.strip())])
+        self._in_flight = None
+        self.counts.shipped += len(batch.events)
+        self.counts.malformed += len(batch.bad)
+        self.counts.unmatched += batch.unmatched
+        self._commit(batch.position)
+
+    async def _send(self, lines: Sequence[bytes]) -> None:
+        while lines:
+            try:
+                refusals = await self._sink.send(lines)
+            except Retryable as exc:
+                await self._failed(exc)
+            except Permanent as exc:
+                await self._divided(lines, exc)
+                return
+            else:
+                self._succeeded(refusals)
+                return
+
+    async def _divided(self, lines: Sequence[bytes], fault: Permanent) -> None:
+        """Send halves of what will not be taken whole, until the line is found that is at fault."""
+        if len(lines) > 1:
+            middle = len(lines) // 2
+            await self._send(lines[:middle])
+            await self._send(lines[middle:])
+            return
+        self.counts.dropped += 1
+        log.error("a line is dropped that will never be taken", line=repr(lines[0]), why=str(fault))
+
+    async def _failed(self, fault: Retryable) -> None:
+        self.counts.failures += 1
+        wait_s = max(fault.after_s, self._patience_s)
+        self._patience_s = min(2 * self._patience_s, BACKOFF_S[1])
+        self.trouble = str(fault)
+        log.warning("not shipped yet", why=str(fault), again_in_s=wait_s)
+        await self._pause(wait_s)
+
+    def _succeeded(self, refusals: Sequence[str]) -> None:
+        self._patience_s = BACKOFF_S[0]
+        if self.trouble is not None:
+            self.trouble = None
+            log.info("shipping again")
+        if refusals:
+            self.counts.refused += len(refusals)
+            log.warning("refused", lines=len(refusals), first=refusals[0])
+
+    def _commit(self, position: str) -> None:
+        fresh = self._kept.with_suffix(".new")
+        fresh.write_text(position)
+        fresh.replace(self._kept)
+        self._committed = position
+        self._tail.forget(position)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, shorter when asked to end."""
+        if self._ending.is_set():
+            await asyncio.sleep(min(seconds, BACKOFF_S[0]))
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ending.wait(), seconds)
+
+    async def _is_over(self, until_router_is_gone: bool) -> bool:  # noqa: FBT001 - of `run`
+        """Whether no more lines will come; asked before the last read."""
+        return not until_router_is_gone or self._admin is None or await self._admin.is_gone()
+
+    # --- the disk -----------------------------------------------------------------------------
+
+    async def _rotate(self) -> None:
+        """Rotate a large log; where the router was not reached the last time, ask it again."""
+        if self._admin is None:
+            return
+        if self._path.exists():
+            if self._path.stat().st_size <= self._limits.rotate:
+                return
+            self._path.rename(rotation_target(self._path))
+        elif not rotated(self._path):
+            return
+        try:
+            await self._admin.reopen_logs()
+        except Retryable as exc:
+            log.warning("the router has not reopened its log yet", why=str(exc))
+
+    def _drop(self) -> None:
+        """Delete the oldest rotated files while all files are beyond the disk's limit."""
+        files = [*rotated(self._path), *([self._path] if self._path.exists() else [])]
+        total = sum(each.stat().st_size for each in files)
+        for oldest in files[:-1]:
+            if total <= self._limits.disk:
+                return
+            total -= oldest.stat().st_size
+            lost = self._unread(oldest)
+            oldest.unlink()
+            self.counts.dropped += lost
+            log.error("lines are dropped: the disk limit", file=oldest.name, lines=lost)
+
+    def _unread(self, file: Path) -> int:
+        """Lines of a file that were not read; those that were are sent from memory."""
+        inode, offset = _place(self._tail.position)
+        start = offset if file.stat().st_ino == inode else 0
+        count = 0
+        with file.open("rb") as opened:
+            opened.seek(start)
+            last = b"\n"
+            while chunk := opened.read(1 << 20):
+                count += chunk.count(b"\n")
+                last = chunk[-1:]
+        return count + (last != b"\n")
+
+
+def _read_position(file: Path) -> str | None:
+    """The position of an earlier run; without one that can be read, everything is sent again."""
+    try:
+        text = file.read_text()
+        _place(text)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        log.warning("the position cannot be read; the whole log is sent again", file=str(file))
+        return None
+    return text
+
+
+def _place(position: str | None) -> tuple[int, int]:
+    """Inode and offset of a position; no file has the inode -1."""
+    if position is None:
+        return -1, 0
+    inode, offset, _head = position.split(":", 2)
+    return int(inode), int(offset)
+
+
+def _sizes(path: Path) -> list[tuple[int, int]]:
+    """Inode and size of each file of a log, oldest first."""
+    found = []
+    for each in (*rotated(path), path):
+        with suppress(FileNotFoundError):
+            stat = each.stat()
+            found.append((stat.st_ino, stat.st_size))
+    return found
