@@ -337,6 +337,7 @@ class Candidate(_Body):
                 {
                     "version": "v2", "parent": "v1", "endpoints": ["127.0.0.1:9002"],
                     "trained_at": "2026-11-20T00:00:00Z", "metrics": {"accuracy": 0.94},
+                    "uri": "s3://models/digits/v2",
                 }
             ]
         }
@@ -351,6 +352,7 @@ class Candidate(_Body):
     endpoints: list[Endpoint] = Field(default_factory=list)
     trained_at: str | None = Field(default=None, max_length=100)
     metrics: dict[str, Finite] = Field(default_factory=dict)
+    uri: str | None = Field(default=None, min_length=1, max_length=2048)
     covariates: dict[Unit, Finite] = Field(
         default_factory=dict,
         description="unit -> what was known of it beforehand, such as its mean reward; it sharpens "

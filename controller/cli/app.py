@@ -297,8 +297,12 @@ def candidate_add(  # noqa: PLR0913 - a command's options
     version: Annotated[str, typer.Argument(help="The new version's name.")],
     *,
     endpoint: Annotated[
-        list[str], typer.Option("--endpoint", help="A model server, HOST:PORT; may be repeated.")
-    ],
+        list[str] | None,
+        typer.Option(
+            "--endpoint",
+            help="A model server, HOST:PORT; may be repeated. In a cluster they are found.",
+        ),
+    ] = None,
     parent: Annotated[
         str | None, typer.Option("--parent", help="The version that it was made from.")
     ] = None,
@@ -309,17 +313,22 @@ def candidate_add(  # noqa: PLR0913 - a command's options
     trained_at: Annotated[
         str | None, typer.Option("--trained-at", help="When, as 2026-11-20T00:00:00Z.")
     ] = None,
+    uri: Annotated[
+        str | None, typer.Option("--uri", help="Where its artifact is, as s3://models/digits/v2.")
+    ] = None,
     api: ApiOption = DEFAULT_API,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Offer a version as a candidate."""
     from controller.cli import remote
 
-    body: dict[str, Json] = {"version": version, "endpoints": list(endpoint)}
+    body: dict[str, Json] = {"version": version, "endpoints": list(endpoint or ())}
     if parent:
         body["parent"] = parent
     if trained_at:
         body["trained_at"] = trained_at
+    if uri:
+        body["uri"] = uri
     if metric:
         body["metrics"] = dict(_metric(text) for text in metric)
     remote.post(api, model, "candidates", body, output)

@@ -36,6 +36,7 @@ def learn_version(state: State, event: VersionEvent) -> State:
         parent=event.parent or known.parent,
         trained_at=event.trained_at or known.trained_at,
         metrics={**known.metrics, **event.metrics},
+        uri=event.uri or known.uri,
     )
     state = replace(state, versions={**state.versions, event.version: version})
     state = with_arms(state, (event.version,))

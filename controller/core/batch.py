@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar, get_args, get_type_hints
 import numpy as np
 
 from controller.core.model import (
+    CapacityEvent,
     CommandEvent,
     Covariates,
     EventBatch,
@@ -39,7 +40,7 @@ class MicroBatch:
     exposures: Exposures
     rewards: Rewards
     shadows: Exposures
-    control: tuple[SplitEvent | VersionEvent | CommandEvent, ...]
+    control: tuple[SplitEvent | VersionEvent | CapacityEvent | CommandEvent, ...]
     rejected: tuple[Rejected, ...]
     covariates: Covariates
     tallies: Tallies

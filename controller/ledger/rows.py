@@ -16,7 +16,18 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from controller.core.model import Decision, Effect, KeepRejected, Phase, SetSplit, Verdict
+from controller.core.model import (
+    ClusterEffect,
+    Decision,
+    Effect,
+    KeepRejected,
+    Phase,
+    PointService,
+    Scale,
+    SetRole,
+    SetSplit,
+    Verdict,
+)
 from controller.core.record import canonical, decision_document, digest
 from controller.errors import InvariantError
 
@@ -28,7 +39,13 @@ GENESIS = "0" * 64
 TEXT_LIMIT = 4096
 """How many bytes of a refused event's text are kept."""
 
-_KINDS: dict[str, type[SetSplit]] = {"set_split": SetSplit}
+_KINDS: dict[str, type[SetSplit | ClusterEffect]] = {
+    "set_split": SetSplit,
+    "scale": Scale,
+    "set_role": SetRole,
+    "point_service": PointService,
+}
+_KIND_OF = {kind: name for name, kind in _KINDS.items()}
 
 
 def decision_row(decision: Decision, *, code_version: str, previous_hash: str) -> Row:
@@ -91,11 +108,9 @@ def effect_row(effect: Effect) -> tuple[str, str]:
     Raises:
         InvariantError: for rejected events, which are dead letters and no effect to carry out.
     """
-    match effect:
-        case SetSplit():
-            return "set_split", msgspec.json.encode(effect).decode()
-        case KeepRejected():
-            raise InvariantError("rejected events are committed as dead letters, not as effects")
+    if isinstance(effect, KeepRejected):
+        raise InvariantError("rejected events are committed as dead letters, not as effects")
+    return _KIND_OF[type(effect)], msgspec.json.encode(effect).decode()
 
 
 def effect_of(kind: str, body: str) -> Effect:

@@ -36,6 +36,7 @@ AHEAD_S = 300.0
 
 OURS = {
     "tick": "ticks are made by the controller",
+    "capacity": "capacities are what the controller sees in the cluster",
     "command": "commands go to POST /v1/models/{model}/…, candidates to …/candidates",
 }
 
@@ -251,6 +252,7 @@ class LoopBackend:
             parent=version.get("parent"),  # type: ignore[arg-type]
             trained_at=version.get("trained_at"),  # type: ignore[arg-type]
             metrics=dict(version.get("metrics") or {}),  # type: ignore[arg-type]
+            uri=version.get("uri"),  # type: ignore[arg-type]
         )
         covariates: dict[str, float] = version.get("covariates") or {}  # type: ignore[assignment]
         line = codec.version_line(

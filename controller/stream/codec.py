@@ -41,6 +41,7 @@ from controller.core.model import (
 from controller.errors import EventError
 from controller.stream.control import (
     ControlLine,
+    capacity_line,
     command_line,
     control_event,
     control_line,
@@ -66,6 +67,7 @@ from controller.stream.wire import (
 __all__ = [
     "Canonical",
     "canonical",
+    "capacity_line",
     "command_line",
     "control_line",
     "decode",

@@ -1,4 +1,4 @@
-"""Control events <-> lines: splits, versions, commands and ticks, one by one.
+"""Control events <-> lines: splits, versions, capacities, commands and ticks, one by one.
 
 They are few, so they are values rather than columns, and each comes back from its line as it was.
 """
@@ -9,19 +9,28 @@ from collections.abc import Mapping
 from typing import TypeAlias, assert_never
 
 from controller.core.model import (
+    CapacityEvent,
     CommandEvent,
     ControlEvent,
     Json,
     Operation,
+    Presence,
     Role,
     SplitEvent,
     Tick,
     Version,
     VersionEvent,
 )
-from controller.stream.wire import CommandLine, SplitLine, TickLine, VersionLine, canonical
+from controller.stream.wire import (
+    CapacityLine,
+    CommandLine,
+    SplitLine,
+    TickLine,
+    VersionLine,
+    canonical,
+)
 
-ControlLine: TypeAlias = SplitLine | VersionLine | CommandLine | TickLine
+ControlLine: TypeAlias = SplitLine | VersionLine | CapacityLine | CommandLine | TickLine
 
 
 def control_event(offset: int, event: ControlLine) -> ControlEvent:
@@ -40,6 +49,17 @@ def control_event(offset: int, event: ControlLine) -> ControlEvent:
                 trained_at=event.trained_at,
                 metrics=event.metrics,
                 covariates=event.covariates,
+                uri=event.uri,
+            )
+        case CapacityLine():
+            return CapacityEvent(
+                offset=offset,
+                time=event.time,
+                arm=event.arm,
+                state=event.state,
+                ready=event.ready,
+                replicas=event.replicas,
+                limit=event.limit,
             )
         case CommandLine():
             by = event.by or ""
@@ -93,6 +113,30 @@ def version_line(
         trained_at=version.trained_at,
         metrics=dict(version.metrics),
         covariates=dict(covariates) if covariates else None,
+        uri=version.uri,
+    )
+
+
+def capacity_line(  # noqa: PLR0913 - the event's own fields, by keyword
+    model: str,
+    *,
+    time: float,
+    arm: str,
+    state: Presence,
+    ready: int = 0,
+    replicas: int = 0,
+    limit: int | None = None,
+) -> bytes:
+    """The line that says how much of an arm runs in the cluster."""
+    return _line(
+        type="capacity",
+        time=time,
+        model=model,
+        arm=arm,
+        state=state,
+        ready=ready,
+        replicas=replicas,
+        limit=limit,
     )
 
 
@@ -137,6 +181,7 @@ def control_line(model: str, event: ControlEvent) -> bytes:
                 parent=event.parent,
                 trained_at=event.trained_at,
                 metrics=event.metrics,
+                uri=event.uri,
             )
             return version_line(
                 model,
@@ -144,6 +189,16 @@ def control_line(model: str, event: ControlEvent) -> bytes:
                 version=version,
                 role=event.role,
                 covariates=event.covariates,
+            )
+        case CapacityEvent():
+            return capacity_line(
+                model,
+                time=event.time,
+                arm=event.arm,
+                state=event.state,
+                ready=event.ready,
+                replicas=event.replicas,
+                limit=event.limit,
             )
         case CommandEvent():
             return command_line(

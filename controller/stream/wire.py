@@ -20,12 +20,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, ClassVar, Final, TypeAlias
+from typing import Annotated, ClassVar, Final, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
-from controller.core.model import BASIS, NO_EPOCH, Json, Operation, Reason, Role
+from controller.core.model import BASIS, NO_EPOCH, Json, Operation, Presence, Reason, Role
 from controller.core.policy.quantities import ENDPOINT
 from controller.core.split import SEGMENT_LENGTH
 from controller.errors import EventError
@@ -35,6 +35,9 @@ MAX_EVENT_BYTES: Final = 65_536
 
 MAX_DEPTH: Final = 32
 """The deepest nesting of an event, itself included. Decoders recurse, and their limit moves."""
+
+MAX_REPLICAS: Final = 2**31 - 1
+"""The most replicas that Kubernetes can count."""
 
 CLOUD_EVENT_PREFIX: Final = "dev.understudy."
 
@@ -49,6 +52,8 @@ _Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
 _Segment: TypeAlias = Annotated[str, Meta(min_length=1, max_length=SEGMENT_LENGTH)]
 _Text: TypeAlias = Annotated[str, Meta(max_length=2_048)]
 _Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+_Uri: TypeAlias = Annotated[str, Meta(min_length=1, max_length=2_048)]
+_Replicas: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_REPLICAS)]
 _Weight: TypeAlias = Annotated[int, Meta(ge=0, le=BASIS)]
 _Weights: TypeAlias = dict[_Name, _Weight]
 
@@ -127,6 +132,19 @@ class VersionLine(Struct, tag="version", frozen=True):
     trained_at: _Name | None = None
     metrics: dict[_Name, float] = {}
     covariates: dict[_Id, float] = {}
+    uri: _Uri | None = None
+
+
+class CapacityLine(Struct, tag="capacity", frozen=True):
+    """How much of an arm runs in the cluster."""
+
+    time: _Time
+    model: _Name
+    arm: _Name
+    state: Presence
+    ready: _Replicas = 0
+    replicas: _Replicas = 0
+    limit: Annotated[int, Meta(ge=1, le=MAX_REPLICAS)] | None = None
 
 
 class CommandLine(Struct, tag="command", frozen=True):
@@ -148,7 +166,15 @@ class TickLine(Struct, tag="tick", frozen=True, gc=False):
 
 
 Event: TypeAlias = (
-    Exposure | Shadow | Reward | Covariate | SplitLine | VersionLine | CommandLine | TickLine
+    Exposure
+    | Shadow
+    | Reward
+    | Covariate
+    | SplitLine
+    | VersionLine
+    | CapacityLine
+    | CommandLine
+    | TickLine
 )
 
 TYPES: Final[tuple[type[Event], ...]] = (
@@ -158,6 +184,7 @@ TYPES: Final[tuple[type[Event], ...]] = (
     Covariate,
     SplitLine,
     VersionLine,
+    CapacityLine,
     CommandLine,
     TickLine,
 )
@@ -209,6 +236,11 @@ _EXPECTED: Final = {
     "trained_at": "an RFC 3339 time",
     "metrics": "finite numbers by name",
     "covariates": "finite numbers by unit",
+    "uri": "a text of 1 to 2048 characters, such as s3://models/digits/v2",
+    "state": _one_of(get_args(Presence)),
+    "ready": "a whole number from 0",
+    "replicas": "a whole number from 0",
+    "limit": "a whole number from 1",
     "reason": "a text of at most 2048 characters",
 }
 

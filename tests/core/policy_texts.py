@@ -85,10 +85,15 @@ spec:
     freeze: [{cron: "0 17 * * FRI", duration: 60h}]
     cooldown: 10m
   health: {stale_after: 10m, join_rate: 50%}
-  deploy: {kubernetes: {namespace: models, service: digits, port: 8080, retain: 1h}}
+  deploy:
+    kubernetes:
+      {namespace: models, service: digits, port: 8080, warmup: 10s, progress_deadline: 10m,
+       retain: 1h, drain: 5m, scaling: managed}
+    webhook: https://example.org/changes
   notify: [{webhook: "https://example.org/x", on: [promoted, rolled_back, holding]}]
 """
-"""A policy that shows every field of the format, but for `cookie`, which excludes `header`."""
+"""A policy that shows every field of the format that does not exclude another: `cookie` excludes
+`header`, `kserve` excludes `kubernetes`, and `gateway` excludes segments."""
 
 
 def document(**spec: Any) -> dict[str, Any]:

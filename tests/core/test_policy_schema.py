@@ -177,7 +177,7 @@ def test_defaults_in_the_schema_are_shown_as_users_write_them():
 
 def test_defaults_in_the_schema_mean_what_leaving_the_field_out_means():
     for name, definition in schema()["$defs"].items():
-        if definition.get("required") or name in {"Unit", "Stage"}:
+        if definition.get("required") or name in {"Unit", "Stage", "Deploy"}:
             continue
         defaults = {k: copy.deepcopy(v["default"]) for k, v in definition["properties"].items()}
         model = getattr(__import__("controller.core.policy", fromlist=[name]), name)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from controller.core.model import (
     NO_EPOCH,
+    CapacityEvent,
     CommandEvent,
     ControlEvent,
     EventBatch,
@@ -27,6 +28,7 @@ from controller.core.model import (
 from controller.errors import EventError
 from controller.stream.codec import (
     canonical,
+    capacity_line,
     command_line,
     control_line,
     decode,
@@ -201,8 +203,12 @@ def test_control_events_stand_in_log_order() -> None:
             5, 2.5, "v2", Role.CANDIDATE, "v1", ("h:1",), "2026-01-01", {"a": 0.94}, {"u": 2}
         ),
         CommandEvent(6, 3.0, Operation.PROMOTE, "ana", "go", "v2"),
-        VersionEvent(7, 3.5, "v3", Role.CHAMPION),
+        VersionEvent(7, 3.5, "v3", Role.CHAMPION, uri="s3://models/v3"),
         CommandEvent(8, 4.0, Operation.PAUSE),
+        CapacityEvent(9, 4.5, "v2", "known", 2, 3, 10),
+        CapacityEvent(10, 5.0, "v2", "known", 0, 0),
+        CapacityEvent(11, 5.5, "v2", "unknown"),
+        CapacityEvent(12, 6.0, "v3", "gone"),
     ]
     lines = [control_line("m", event) for event in events]
     assert decode("m", 3, lines).control == tuple(events)
@@ -217,6 +223,7 @@ def test_lines_of_our_own_are_canonical_and_read_as_the_contract_says() -> None:
             split_line("m", time=2.0, epoch=17, weights={"v1": 9500, "v2": 500}),
             version_line("m", time=3.0, version=version, role=Role.CANDIDATE),
             command_line("m", time=4.0, command=Operation.PAUSE, by="ana", reason="incident 12"),
+            capacity_line("m", time=5.0, arm="v2", state="known", ready=2, replicas=3, limit=10),
         )
     ] == [
         {"type": "tick", "time": 1.5},
@@ -245,6 +252,16 @@ def test_lines_of_our_own_are_canonical_and_read_as_the_contract_says() -> None:
             "command": "pause",
             "by": "ana",
             "reason": "incident 12",
+        },
+        {
+            "type": "capacity",
+            "time": 5.0,
+            "model": "m",
+            "arm": "v2",
+            "state": "known",
+            "ready": 2,
+            "replicas": 3,
+            "limit": 10,
         },
     ]
 
@@ -337,6 +354,17 @@ CONTROLS = st.one_of(
         st.none() | TEXT,
         st.dictionaries(TEXT, FINITE, max_size=3),
         st.dictionaries(TEXT, FINITE, max_size=3),
+        st.none() | TEXT,
+    ),
+    st.builds(
+        CapacityEvent,
+        st.just(0),
+        TIME,
+        TEXT,
+        st.sampled_from(["known", "unknown", "gone"]),
+        st.integers(0, 2**31 - 1),
+        st.integers(0, 2**31 - 1),
+        st.none() | st.integers(1, 2**31 - 1),
     ),
     st.builds(
         CommandEvent,

@@ -63,6 +63,16 @@ COVARIATE: dict[str, Any] = {
     "unit": "u1",
     "value": 12.5,
 }
+CAPACITY: dict[str, Any] = {
+    "type": "capacity",
+    "time": 1795423650.0,
+    "model": "digits",
+    "arm": "v2",
+    "state": "known",
+    "ready": 2,
+    "replicas": 3,
+    "limit": 10,
+}
 COMMAND: dict[str, Any] = {
     "type": "command",
     "time": 1795423700.0,
@@ -73,7 +83,7 @@ COMMAND: dict[str, Any] = {
 }
 TICK: dict[str, Any] = {"type": "tick", "time": 1795423624.0}
 SHADOW = EXPOSURE | {"type": "shadow"}
-ALL = [EXPOSURE, SHADOW, REWARD, COVARIATE, SPLIT, VERSION, COMMAND, TICK]
+ALL = [EXPOSURE, SHADOW, REWARD, COVARIATE, SPLIT, VERSION, CAPACITY, COMMAND, TICK]
 
 
 def document(event: Canonical) -> Any:
@@ -161,7 +171,7 @@ def test_a_tick_is_of_no_model() -> None:
 A_NAME = "a text of 1 to 128 characters"
 AN_ID = "a text of 1 to 256 characters"
 A_TIME = "epoch seconds, or an RFC 3339 time such as 2026-11-23T12:00:00Z"
-TYPES = "one of exposure, shadow, reward, covariate, split, version, command, tick"
+TYPES = "one of exposure, shadow, reward, covariate, split, version, capacity, command, tick"
 A_SEGMENT = "a text of 1 to 64 characters"
 SEGMENTS = "whole numbers from 0 per arm that sum to 10000, per segment"
 WEIGHTS = "whole numbers from 0 per arm that sum to 10000"
@@ -257,6 +267,11 @@ LONG = '"' + "x" * 56 + "..."
         ),
         (VERSION, "endpoints", [1], "[1]", "a list of HOST:PORT, such as 127.0.0.1:9001"),
         (VERSION, "trained_at", 5, "5", "an RFC 3339 time"),
+        (VERSION, "uri", "", '""', "a text of 1 to 2048 characters, such as s3://models/digits/v2"),
+        (CAPACITY, "state", "there", '"there"', "one of known, unknown, gone"),
+        (CAPACITY, "ready", -1, "-1", "a whole number from 0"),
+        (CAPACITY, "replicas", 1.5, "1.5", "a whole number from 0"),
+        (CAPACITY, "limit", 0, "0", "a whole number from 1"),
         (VERSION, "metrics", {"a": None}, '{"a":null}', "finite numbers by name"),
         (
             COMMAND,

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from controller.core.model.events import Rejected
 from controller.core.model.splits import Split
-from controller.core.model.words import Json, Phase, Verdict
+from controller.core.model.words import ArmRole, Json, Phase, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +109,45 @@ class SetSplit:
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """Let at least this many replicas of the arm run; done when as many are wanted of it.
+
+    None gives the arm back to whoever scaled it before.
+    """
+
+    decision: int
+    arm: str
+    replicas: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetRole:
+    """Label the arm with what it is; done when the label is read back."""
+
+    decision: int
+    arm: str
+    role: ArmRole
+
+
+@dataclass(frozen=True, slots=True)
+class PointService:
+    """Let the model's own service select this arm: callers that pass the router by reach it."""
+
+    decision: int
+    arm: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeepRejected:
     """Keep these events in the dead-letter table."""
 
     rejected: tuple[Rejected, ...]
 
 
-Effect: TypeAlias = SetSplit | KeepRejected
+ClusterEffect: TypeAlias = Scale | SetRole | PointService
+"""What is carried out by whoever runs the arms, in the order in which it stands."""
+
+Effect: TypeAlias = SetSplit | ClusterEffect | KeepRejected
 
 
 def weights_sentence(weights: Mapping[str, int]) -> str:

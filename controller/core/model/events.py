@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from controller.core.model.words import Float, Int, Key, Operation, Reason, Role
+from controller.core.model.words import Float, Int, Key, Operation, Presence, Reason, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,25 @@ class VersionEvent:
     trained_at: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     covariates: dict[str, float] = field(default_factory=dict)
+    uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityEvent:
+    """How much of an arm runs in the cluster, from now on.
+
+    ready     replicas that answer
+    replicas  replicas that are wanted
+    limit     the most that whoever scales the arm allows; None: no such bound
+    """
+
+    offset: int
+    time: float
+    arm: str
+    state: Presence
+    ready: int = 0
+    replicas: int = 0
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +181,7 @@ class Tick:
     time: float
 
 
-ControlEvent: TypeAlias = SplitEvent | VersionEvent | CommandEvent | Tick
+ControlEvent: TypeAlias = SplitEvent | VersionEvent | CapacityEvent | CommandEvent | Tick
 
 
 @dataclass(frozen=True, slots=True)

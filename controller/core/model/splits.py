@@ -29,10 +29,11 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What is known of one version of the model."""
+    """What is known of one version of the model; `uri` is where its artifact is kept."""
 
     name: str
     endpoints: tuple[str, ...] = ()
     parent: str | None = None
     trained_at: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    uri: str | None = None

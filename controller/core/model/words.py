@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,26 @@ class Role(StrEnum):
 
     CHAMPION = "champion"
     CANDIDATE = "candidate"
+
+
+class ArmRole(StrEnum):
+    """What an arm is in the cluster: the label by which people and tools tell arms apart.
+
+    retained  the champion before this one; it still runs, so that `undo` is quick
+    retired   it was the champion once, and is scaled down
+    rejected  a candidate that was rolled back, and is scaled down
+    """
+
+    CHAMPION = "champion"
+    CANDIDATE = "candidate"
+    RETAINED = "retained"
+    RETIRED = "retired"
+    REJECTED = "rejected"
+
+
+Presence: TypeAlias = Literal["known", "unknown", "gone"]
+"""What the controller knows of an arm in the cluster: how much runs; nothing, because the API
+server is out of reach; that there is no such arm any more."""
 
 
 class Phase(StrEnum):

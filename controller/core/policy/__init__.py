@@ -22,6 +22,13 @@ from pydantic import ValidationError
 
 from controller.core.policy import document as _document
 from controller.core.policy.advice import Advice, warnings
+from controller.core.policy.deploy import (
+    Deploy,
+    GatewayTarget,
+    KServeTarget,
+    KubernetesTarget,
+    Pace,
+)
 from controller.core.policy.faults import problems
 from controller.core.policy.json_schema import schema
 from controller.core.policy.manifest import (
@@ -30,10 +37,8 @@ from controller.core.policy.manifest import (
     Candidates,
     Champion,
     DataHealth,
-    Deploy,
     Freeze,
     Gates,
-    KubernetesTarget,
     Metadata,
     Notification,
     OfflineGate,
@@ -72,13 +77,16 @@ __all__ = [
     "Endpoint",
     "Freeze",
     "Gates",
+    "GatewayTarget",
     "Guardrail",
+    "KServeTarget",
     "KubernetesTarget",
     "Metadata",
     "Name",
     "Notification",
     "OfflineGate",
     "OpenShare",
+    "Pace",
     "Policy",
     "PositiveDuration",
     "Reward",

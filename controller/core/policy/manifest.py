@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from controller.core.policy.base import Object, broken, given, written
+from controller.core.policy.deploy import Deploy, Pace, misfits
 from controller.core.policy.quantities import (
     Arm,
     CookieName,
@@ -24,7 +25,6 @@ from controller.core.policy.quantities import (
     HeaderName,
     Name,
     Number,
-    Port,
     PositiveDuration,
     Prefix,
     Share,
@@ -128,26 +128,6 @@ class Gates(Object):
     """The pause after a rollback; the same version is not tried again."""
 
 
-class KubernetesTarget(Object):
-    """Where the model runs in a cluster."""
-
-    namespace: Name
-    """The namespace of the model's deployments."""
-    service: Name
-    """The service of the champion."""
-    port: Port
-    """The port at which the model servers answer."""
-    retain: Duration = written("1h")
-    """How long a champion that was replaced stays up."""
-
-
-class Deploy(Object):
-    """What carries out a promotion."""
-
-    kubernetes: KubernetesTarget | None = None
-    """Promote by the Kubernetes API."""
-
-
 class Notification(Object):
     """Who is told, and of what."""
 
@@ -177,7 +157,7 @@ class Spec(Object):
     health: DataHealth = written({})
     """When the data are not to be trusted."""
     deploy: Deploy | None = None
-    """What carries out a promotion; without it the router alone does."""
+    """Where the model's versions run; without it they are processes that somebody else runs."""
     notify: tuple[Notification, ...] = ()
     """Who is told of phases."""
 
@@ -212,6 +192,21 @@ class Spec(Object):
             raise ValidationError.from_exception_data("candidates", [fault])
         return candidates
 
+    @field_validator("deploy")
+    @classmethod
+    def _carried(cls, deploy: Deploy | None, info: ValidationInfo) -> Deploy | None:
+        if deploy is None:
+            return None
+        found = list(misfits(deploy, info.data.get("stages", ())))
+        candidates = info.data.get("candidates")
+        if deploy.kserve is not None and candidates is not None and candidates.on_new == "join":
+            expected = "kubernetes, or no `join` in spec.candidates: KServe splits between two"
+            found.append(("kserve", expected))
+        if found:
+            faults = [broken(text, getattr(deploy, field), field) for field, text in found]
+            raise ValidationError.from_exception_data("deploy", faults)
+        return deploy
+
 
 class Metadata(Object):
     """The model's name; the rest is Kubernetes' own and changes no decision."""
@@ -242,6 +237,17 @@ class Policy(Object):
     def model(self) -> str:
         """The model's name."""
         return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the model's arms: that of `deploy`, or the policy's own."""
+        own = self.spec.deploy.namespace if self.spec.deploy is not None else None
+        return own or self.metadata.namespace or "default"
+
+    @property
+    def pace(self) -> Pace:
+        """The times of `deploy`; the defaults where there is none, as in a replay."""
+        return self.spec.deploy.pace if self.spec.deploy is not None else Pace()
 
     @cached_property
     def identity(self) -> int:

@@ -51,8 +51,6 @@ UNSUPPORTED: Final = (
     Unsupported("spec.gates.approval", "before_promote", "none", _is("before_promote")),
     Unsupported("spec.gates.approval", "every_stage", "none", _is("every_stage")),
     Unsupported("spec.gates.freeze", "freeze", "no such field", _is_given),
-    Unsupported("spec.deploy", "deploy", "no such field", _is_given),
-    Unsupported("spec.notify", "notify", "no such field", _is_given),
 )
 
 
