@@ -148,8 +148,10 @@ class ClusterDiscovery:
         self._work.set()
         for watcher in self._watchers:
             watcher.stop()
-        for thread in (*self._watchers, self._glancing, self._ensuring):
-            thread.join()
+        for watcher in self._watchers:
+            watcher.join()
+        self._glancing.join()
+        self._ensuring.join()
 
     @property
     def is_known(self) -> bool:
@@ -167,7 +169,7 @@ class ClusterDiscovery:
 
     def problems(self, policy: Policy) -> list[str]:
         """What people must mend in the objects of a model, as sentences."""
-        namespace, model = policy.namespace, policy.name
+        namespace, model = policy.namespace, policy.model
         with self._lock:
             found = self._cache.deployments(namespace, model)
             doubles = self._cache.doubles(namespace, model)
@@ -208,7 +210,7 @@ class ClusterDiscovery:
             return {}
         if not self.is_known:
             return {name: FoundArm(name, "unknown", 0, 0) for name in versions if self._is_lost}
-        model = (policy.namespace, policy.name)
+        model = (policy.namespace, policy.model)
         with self._lock:
             deployments = self._cache.deployments(*model)
             arms = {name: self._arm(each, target.port) for name, each in deployments.items()}

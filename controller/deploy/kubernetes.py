@@ -45,8 +45,6 @@ class Deployments:
     def carry_out(self, order: Order) -> None:
         """Act and read back."""
         match order.effect:
-            case Scale(arm=arm, replicas=None):
-                self._give_back(order, arm)
             case Scale(arm=arm, replicas=replicas):
                 self._scale(order, arm, replicas)
             case SetRole(arm=arm, role=role):
@@ -56,7 +54,7 @@ class Deployments:
             case _:
                 assert_never(order.effect)
 
-    def _scale(self, order: Order, arm: str, replicas: int) -> None:
+    def _scale(self, order: Order, arm: str, replicas: int | None) -> None:
         if _target(order).scaling == "observed":
             return
         if replicas == 0 and arm == order.champion:
@@ -64,28 +62,15 @@ class Deployments:
 
         def step() -> bool:
             found = self._deployment(order, arm)
-            if found is None and replicas == 0:
+            if found is None and not replicas:
                 return True
             found = _present(found, order, arm)
             autoscaler = self._autoscaler(found)
-            own, its = scale(found, autoscaler, replicas)
-            self._apply(DEPLOYMENTS, own)
-            self._apply(AUTOSCALERS, its)
-            return own is None and its is None
-
-        _until(step, f"the scale of {arm}")
-
-    def _give_back(self, order: Order, arm: str) -> None:
-        if _target(order).scaling == "observed":
-            return
-
-        def step() -> bool:
-            found = self._deployment(order, arm)
-            if found is None:
-                return True
-            autoscaler = self._autoscaler(found)
-            own = give_back(found)
-            its = None if autoscaler is None else give_back(autoscaler)
+            if replicas is None:
+                own = give_back(found)
+                its = None if autoscaler is None else give_back(autoscaler)
+            else:
+                own, its = scale(found, autoscaler, replicas)
             self._apply(DEPLOYMENTS, own)
             self._apply(AUTOSCALERS, its)
             return own is None and its is None

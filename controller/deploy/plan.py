@@ -120,7 +120,7 @@ def _capacity(arm: FoundArm) -> tuple[str, int, int, int | None]:
 
 def _introduction(model: str, arm: FoundArm, champion: str, now: float) -> bytes:
     """The version event of an arm; without what somebody wrote that no event may hold."""
-    role: Role = "champion" if arm.version == champion else "candidate"
+    role = Role.CHAMPION if arm.version == champion else Role.CANDIDATE
     full = Version(
         name=arm.version,
         parent=arm.parent,
