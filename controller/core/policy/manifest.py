@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
@@ -24,6 +24,7 @@ from controller.core.policy.quantities import (
     Endpoint,
     HeaderName,
     Name,
+    Namespace,
     Number,
     PositiveDuration,
     Prefix,
@@ -36,6 +37,11 @@ from controller.core.policy.stages import Stage
 
 API_VERSION: Final = "understudy.dev/v1alpha1"
 KIND: Final = "RolloutPolicy"
+
+
+def _at_most(n: int, things: str) -> Any:
+    """A bound of a list: what a cluster keeps and checks has one, and one file means one thing."""
+    return Field(max_length=n, title=f"a list of at most {n} {things}")
 
 
 class Unit(Object):
@@ -68,7 +74,7 @@ class Champion(Object):
 
     version: Arm
     """The name of the version that serves before the first promotion."""
-    endpoints: tuple[Endpoint, ...] = ()
+    endpoints: Annotated[tuple[Endpoint, ...], _at_most(500, "endpoints")] = ()
     """Where it answers. May be empty where a `version` event or the cluster says so."""
 
 
@@ -122,7 +128,7 @@ class Gates(Object):
     """The offline metric that a candidate must reach before it gets traffic."""
     approval: Literal["none", "before_promote", "every_stage"] = "none"
     """When somebody must approve."""
-    freeze: tuple[Freeze, ...] = ()
+    freeze: Annotated[tuple[Freeze, ...], _at_most(50, "times")] = ()
     """Times in which nothing is promoted."""
     cooldown: Duration = written("10m")
     """The pause after a rollback; the same version is not tried again."""
@@ -133,7 +139,9 @@ class Notification(Object):
 
     webhook: WebAddress
     """The address that is called."""
-    on: tuple[Literal["promoted", "rolled_back", "holding"], ...] = ("promoted", "rolled_back")
+    on: Annotated[
+        tuple[Literal["promoted", "rolled_back", "holding"], ...], _at_most(3, "phases")
+    ] = ("promoted", "rolled_back")
     """The phases that are told."""
 
 
@@ -146,9 +154,12 @@ class Spec(Object):
     """The version that serves at first."""
     reward: Reward
     """What says how good an answer was."""
-    guardrails: tuple[Guardrail, ...] = ()
+    guardrails: Annotated[tuple[Guardrail, ...], _at_most(50, "guardrails")] = ()
     """Metrics with bounds that a candidate must not cross."""
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1, title="a list of at least one stage")]
+    stages: Annotated[
+        tuple[Stage, ...],
+        Field(min_length=1, max_length=20, title="a list of at least one stage, and at most 20"),
+    ]
     """The stages in order; the success of the last one promotes."""
     candidates: Candidates = written({})
     """How versions that come during a rollout are treated."""
@@ -158,7 +169,7 @@ class Spec(Object):
     """When the data are not to be trusted."""
     deploy: Deploy | None = None
     """Where the model's versions run; without it they are processes that somebody else runs."""
-    notify: tuple[Notification, ...] = ()
+    notify: Annotated[tuple[Notification, ...], _at_most(20, "webhooks")] = ()
     """Who is told of phases."""
 
     @field_validator("guardrails")
@@ -213,7 +224,7 @@ class Metadata(Object):
 
     name: Name
     """The name of the model."""
-    namespace: Name | None = None
+    namespace: Namespace | None = None
     """The namespace of the manifest."""
     labels: dict[str, str] = Field(default={})
     """Labels of the manifest."""

@@ -27,6 +27,8 @@ _UNITS_S: Final = {
 _DECIMAL: Final = r"[0-9]{1,12}(\.[0-9]{1,12})?"
 DURATION_PATTERN: Final = rf"^{_DECIMAL}(ms|s|m|h|d|w)$"
 SHARE_PATTERN: Final = rf"^{_DECIMAL}%$"
+_WHOLE: Final = r"^0{0,11}(100(\.0{1,12})?|[0-9]{1,2}(\.[0-9]{1,12})?)%$"
+_PART: Final = r"^0{0,11}[0-9]{1,2}(\.[0-9]{1,12})?%$"
 _DURATION: Final = re.compile(rf"({_DECIMAL})(ms|s|m|h|d|w)")
 _SHARE: Final = re.compile(rf"({_DECIMAL})%")
 
@@ -71,8 +73,8 @@ def _duration_schema(phrase: str) -> WithJsonSchema:
     return WithJsonSchema({"title": phrase, "type": "string", "pattern": DURATION_PATTERN})
 
 
-def _share_schema(phrase: str, **bounds: float) -> WithJsonSchema:
-    text = {"type": "string", "pattern": SHARE_PATTERN}
+def _share_schema(phrase: str, pattern: str = _WHOLE, **bounds: float) -> WithJsonSchema:
+    text = {"type": "string", "pattern": pattern}
     number = {"type": "number", "minimum": 0, "maximum": 1} | bounds
     return WithJsonSchema({"title": phrase, "anyOf": [text, number]})
 
@@ -110,6 +112,7 @@ OpenShare: TypeAlias = Annotated[
     Field(gt=0, lt=1),
     _share_schema(
         "a share above 0% and below 100%, such as 5% or 0.05",
+        _PART,
         exclusiveMinimum=0,
         exclusiveMaximum=1,
     ),
@@ -141,14 +144,27 @@ Port: TypeAlias = Annotated[
     int, Field(strict=True, ge=1, le=65_535, title="a port from 1 to 65535")
 ]
 Text: TypeAlias = Annotated[
-    str, Field(min_length=1, title="text that is not empty, in quotes if it looks like a number")
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        title="text that is not empty, in quotes if it looks like a number",
+    ),
 ]
 Name: TypeAlias = Annotated[
     str,
     Field(
-        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
         max_length=63,
         title="a name of at most 63 lower-case letters, digits, '-' and '.'",
+    ),
+]
+Namespace: TypeAlias = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        max_length=63,
+        title="a namespace of at most 63 lower-case letters, digits and '-'",
     ),
 ]
 Arm: TypeAlias = Annotated[
@@ -169,18 +185,39 @@ Endpoint: TypeAlias = Annotated[
     str,
     Field(
         pattern=ENDPOINT,
+        max_length=300,
         title="an address with its port, such as 127.0.0.1:9001",
     ),
 ]
 Prefix: TypeAlias = Annotated[
-    str, Field(pattern=r"^/", title="a path that begins with /, such as /v2/models/digits/")
+    str,
+    Field(
+        pattern=r"^/",
+        max_length=1_000,
+        title="a path that begins with /, such as /v2/models/digits/",
+    ),
 ]
 HeaderName: TypeAlias = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9-]+$", title="the name of a header, such as x-user-id")
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9-]+$",
+        max_length=200,
+        title="the name of a header, such as x-user-id",
+    ),
 ]
 CookieName: TypeAlias = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9_.-]+$", title="the name of a cookie, such as session")
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        max_length=200,
+        title="the name of a cookie, such as session",
+    ),
 ]
 WebAddress: TypeAlias = Annotated[
-    str, Field(pattern=r"^https?://", title="an address that begins with http:// or https://")
+    str,
+    Field(
+        pattern=r"^https?://",
+        max_length=2_000,
+        title="an address that begins with http:// or https://",
+    ),
 ]

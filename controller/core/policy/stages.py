@@ -41,7 +41,11 @@ class Canary(Object):
 
     steps: Annotated[
         tuple[PositiveShare, ...],
-        Field(min_length=1, title="a list of shares that rise, such as [1%, 5%, 25%, 50%]"),
+        Field(
+            min_length=1,
+            max_length=100,
+            title="a list of shares that rise, such as [1%, 5%, 25%, 50%]",
+        ),
         AfterValidator(_rising),
     ]
     """The candidate's share of the units, step by step."""
