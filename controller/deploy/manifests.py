@@ -65,9 +65,11 @@ def lost_fields(found: Object) -> list[str]:
     if not isinstance(applied, dict):
         return []
     differences = list(_differences(applied, found.get("spec"), "spec"))
-    return [path for path, is_lost in differences if is_lost] if all(
-        is_lost for _, is_lost in differences
-    ) else []
+    return (
+        [path for path, is_lost in differences if is_lost]
+        if all(is_lost for _, is_lost in differences)
+        else []
+    )
 
 
 def _written(meta: Object, spec: Json) -> str:

@@ -20,6 +20,18 @@ AUTOSCALERS = "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers"
 def policy(namespace: str, *, model: str = "digits", **deploy: Any) -> Policy:
     """The policy of a model whose arms are Deployments; `deploy` are more fields of the target."""
     target: dict[str, Any] = {"namespace": namespace, "service": model, "port": 8080}
+    return policy_of(namespace, model=model, deploy={"kubernetes": target | deploy})
+
+
+def gateway_policy(namespace: str, **deploy: Any) -> Policy:
+    """The same where an HTTPRoute `public` carries the split."""
+    target: dict[str, Any] = {"namespace": namespace, "service": "digits", "port": 8080}
+    both = {"kubernetes": target, "gateway": {"route": "public"} | deploy}
+    return policy_of(namespace, deploy=both)
+
+
+def policy_of(namespace: str, *, model: str = "digits", **spec: Any) -> Policy:
+    """A policy with these fields."""
     document = {
         "apiVersion": "understudy.dev/v1alpha1",
         "kind": "RolloutPolicy",
@@ -29,7 +41,7 @@ def policy(namespace: str, *, model: str = "digits", **deploy: Any) -> Policy:
             "champion": {"version": "v1"},
             "reward": {"event": "correct"},
             "stages": [{"canary": {"steps": ["5%", "25%"]}}],
-            "deploy": {"kubernetes": target | deploy},
+            **spec,
         },
     }
     return parse(yaml.safe_dump(document), f"{model}.yaml")
