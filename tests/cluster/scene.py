@@ -23,11 +23,11 @@ def policy(namespace: str, *, model: str = "digits", **deploy: Any) -> Policy:
     return policy_of(namespace, model=model, deploy={"kubernetes": target | deploy})
 
 
-def gateway_policy(namespace: str, **deploy: Any) -> Policy:
+def gateway_policy(namespace: str, *, model: str = "digits") -> Policy:
     """The same where an HTTPRoute `public` carries the split."""
-    target: dict[str, Any] = {"namespace": namespace, "service": "digits", "port": 8080}
-    both = {"kubernetes": target, "gateway": {"route": "public"} | deploy}
-    return policy_of(namespace, deploy=both)
+    target: dict[str, Any] = {"namespace": namespace, "service": model, "port": 8080}
+    both = {"kubernetes": target, "gateway": {"route": "public"}}
+    return policy_of(namespace, model=model, deploy=both)
 
 
 def policy_of(namespace: str, *, model: str = "digits", **spec: Any) -> Policy:

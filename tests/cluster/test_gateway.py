@@ -341,7 +341,8 @@ def test_api_server_that_is_away_is_waited_for(world: World, cluster: ControlPla
 
 def test_one_models_trouble_is_not_anothers(world: World) -> None:
     world.create()
-    lost = replace(world.model(7, {"v1": 10_000}), name="letters")
+    other = gateway_policy(world.namespace, model="letters").spec.deploy
+    lost = replace(world.model(7, {"v1": 10_000}), name="letters", deploy=other)
     asyncio.run(world.router.publish([lost, world.model(1, {"v1": 9_500, "v2": 500})]))
     assert "has no rule for letters" in world.router.troubles["letters"]
     world.says()
