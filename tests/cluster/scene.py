@@ -30,6 +30,11 @@ def gateway_policy(namespace: str, *, model: str = "digits") -> Policy:
     return policy_of(namespace, model=model, deploy=both)
 
 
+def kserve_policy(namespace: str) -> Policy:
+    """The policy of a model that KServe serves."""
+    return policy_of(namespace, deploy={"kserve": {"service": "digits"}})
+
+
 def policy_of(namespace: str, *, model: str = "digits", **spec: Any) -> Policy:
     """A policy with these fields."""
     document = {
