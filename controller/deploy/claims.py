@@ -2,6 +2,8 @@
 
 The rules are those of `plan.py`: what somebody `apply`s is theirs; what was only written once is
 taken over, once; what is taken back after that is theirs again. Whoever loses is told, in words.
+Only the note, `understudy.dev/fields`, is made with the first write, whether or not the field was
+anybody's: a split that somebody changes in mid-ramp is never changed back.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def takes(found: Object, field: Field, wanted: str, remedy: str) -> bool:
     if others and len(others) == len(owners) and field_taken(found, field):
         raise Conflict(
             f"{named(found)}: {dotted(field)} was changed by {others[0]['manager']!r} after "
-            f"Understudy had taken it over; Understudy wants {wanted}. Remove the annotation "
+            f"Understudy had it; Understudy wants {wanted}. Remove the annotation "
             f"{FIELDS} to hand it over again"
         )
     return bool(others)
@@ -47,7 +49,7 @@ def writers(found: Object, field: Field) -> str:
 
 
 def field_taken(found: Object, field: Field) -> bool:
-    """Whether the field was taken over from somebody."""
+    """Whether the field is noted as ours."""
     note = value(found, ("metadata", "annotations", FIELDS))
     return dotted(field) in str(note or "").split(",")
 

@@ -40,7 +40,7 @@ What it cannot do at all, the policy's schema refuses: two candidates, parts of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,6 +61,7 @@ STAGED: Final = "understudy.dev/staged"
 STORAGE: Final[Field] = ("spec", "predictor", "model", "storageUri")
 PERCENT: Final[Field] = ("spec", "predictor", "canaryTrafficPercent")
 
+_FIELDS: Final = (STORAGE, PERCENT)
 _REMEDY: Final = (
     "Take the field out of what it applies (docs/kserve.md), or let Understudy have the "
     "InferenceService"
@@ -306,7 +307,7 @@ def restore(found: Object, arm: str, champion: str) -> Patch | None:
     if arm == champion:
         raise Permanent(f"{arm} is the champion: it is not taken out")
     before = now.staged.before, now.staged.before_uri
-    if now.percent or now.share(now.created):
+    if now.is_seen and (now.percent or now.share(now.created)):
         raise Retryable(f"{named(found)}: {arm} still gets {now.share(now.created)} %")
     return _written(found, now, latest=before, before=before)
 
@@ -375,9 +376,8 @@ def _written(
         raise Retryable(f"{named(found)}: KServe has not yet taken up {now.uri}")
     made = Staged(*latest, *before, after=now.created)
     wants = f"{latest[0]} at {latest[1]}"
-    forced = [takes(found, field, wants, _REMEDY) for field in (STORAGE, PERCENT)]
-    taken = {f for f, is_taken in zip((STORAGE, PERCENT), forced, strict=True) if is_taken}
-    return Patch(_body(found, made, 0, strict=True, taken=frozenset(taken)), any(forced))
+    forced = [takes(found, field, wants, _REMEDY) for field in _FIELDS]
+    return Patch(_body(found, made, 0, strict=True, noted=_FIELDS), any(forced))
 
 
 def _body(
@@ -386,10 +386,10 @@ def _body(
     percent: int | None,
     *,
     strict: bool,
-    taken: frozenset[Field] = frozenset(),
+    noted: Sequence[Field] = (),
 ) -> Object:
     """All that we own of an InferenceService: what is left out of an apply is removed."""
-    noted = taken | {field for field in (STORAGE, PERCENT) if field_taken(found, field)}
+    noted = noted or [field for field in _FIELDS if field_taken(found, field)]
     notes = {STAGED: msgspec.json.encode(staged).decode()}
     if noted:
         notes[FIELDS] = ",".join(sorted(dotted(field) for field in noted))

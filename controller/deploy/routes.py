@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from controller.core.model import Split, weights_sentence
 from controller.deploy.carrying import Standing
-from controller.deploy.claims import dotted, field_taken, head, named, takes, writers
+from controller.deploy.claims import dotted, head, named, takes, writers
 from controller.deploy.client import Object
 from controller.deploy.found import Key
 from controller.deploy.plan import Field, Patch, value
@@ -100,8 +100,7 @@ def patch(found: Object, want: Wanted) -> Patch | None:
     sentence = weights_sentence(want.split.weights)
     is_forced = takes(found, RULES, f"{want.model}: {sentence}", _REMEDY)
     body = head(found, strict=is_forced)
-    if is_forced or field_taken(found, RULES):
-        body["metadata"]["annotations"] = {FIELDS: dotted(RULES)}
+    body["metadata"]["annotations"] = {FIELDS: dotted(RULES)}
     body["spec"] = {"rules": rules}
     return Patch(body, is_forced)
 

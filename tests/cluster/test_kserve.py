@@ -84,9 +84,10 @@ class KServe:
         if self.rolled_out != self.ready:
             if share == 100:
                 self.previous, self.rolled_out = self.rolled_out, self.ready
-        elif self.ready == created and share < 100 and self.previous:
-            if sum(s for n, s, _ in traffic if n == self.ready) == 100:
-                self.rolled_out = self.previous
+            return
+        is_all = sum(s for n, s, _ in traffic if n == self.ready) == 100
+        if self.ready == created and share < 100 and self.previous and is_all:
+            self.rolled_out = self.previous
 
     def gets(self) -> dict[str, int]:
         """The traffic by URI, which is what users notice."""
