@@ -40,9 +40,27 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreUrls:
+    """Where the event log and the ledger are; they may hold passwords."""
+
+    stream: str
+    ledger: str
+
+    @classmethod
+    def of(cls, state: Path, *, stream: str | None = None, ledger: str | None = None) -> StoreUrls:
+        """As they are given, else files in the state folder."""
+        folder = state.absolute()
+        return cls(
+            stream or f"sqlite:///{folder / 'events.db'}",
+            ledger or f"sqlite:///{folder / 'ledger.db'}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of `understudy serve`.
 
+    stores      None: files in the state folder
     router      without its address, routers are elsewhere
     namespaces  of the cluster that are watched, none: all; None: there is no cluster
     """
@@ -53,6 +71,7 @@ class Settings:
     router: Address | None
     xds: Address
     namespaces: tuple[str, ...] | None = None
+    stores: StoreUrls | None = None
 
 
 def router_address(text: str) -> Address | None:

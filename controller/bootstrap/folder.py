@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time  # noqa: TID251 - the wall clock is taken here and handed to the ledger
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from controller.core.model import Decision, Json
@@ -13,7 +13,7 @@ from controller.core.record import canonical, decision_document
 from controller.errors import Permanent, PolicyError, Problem
 from controller.ledger import Ledger, open_ledger
 from controller.loop.fold import PolicySource, derive
-from controller.settings import policy_text
+from controller.settings import StoreUrls, policy_text
 from controller.stream import Stream, open_stream
 
 _LISTED = 100_000
@@ -41,37 +41,38 @@ def read_policies(folder: Path) -> list[PolicySource]:
 
 
 @contextmanager
-def opened(state: Path) -> Iterator[tuple[Stream, Ledger]]:
-    """The stores of a state folder, running or not.
+def opened(urls: StoreUrls) -> Iterator[tuple[Stream, Ledger]]:
+    """The stores of a controller, running or not.
 
     Raises:
-        Permanent: there is no state in the folder.
+        Permanent: a file of theirs is not there: looking must not make one.
     """
-    if not (state / "ledger.db").is_file():
-        raise Permanent(f"{state}: found no ledger, expected the --state folder of `serve`")
-    stream = open_stream(f"sqlite:///{state.absolute() / 'events.db'}")
-    ledger = open_ledger(f"sqlite:///{state.absolute() / 'ledger.db'}", clock=time.time)
-    try:
+    for kind, url in (("ledger", urls.ledger), ("event log", urls.stream)):
+        file = Path(url.removeprefix("sqlite:///"))
+        if url.startswith("sqlite:///") and not file.is_file():
+            where = file.parent
+            raise Permanent(f"{where}: found no {kind}, expected the --state folder of `serve`")
+    with (
+        closing(open_stream(urls.stream)) as stream,
+        closing(open_ledger(urls.ledger, clock=time.time)) as ledger,
+    ):
         yield stream, ledger
-    finally:
-        stream.close()
-        ledger.close()
 
 
-def ledger_rows(state: Path, model: str) -> list[dict[str, Json]]:
+def ledger_rows(urls: StoreUrls, model: str) -> list[dict[str, Json]]:
     """Every decision of a model as it was written down."""
-    with opened(state) as (_, ledger):
+    with opened(urls) as (_, ledger):
         _require(ledger, model)
         return [decision_document(decision) for decision in _all_decisions(ledger, model)]
 
 
-def verify(state: Path, model: str) -> tuple[list[str], int]:
+def verify(urls: StoreUrls, model: str) -> tuple[list[str], int]:
     """What is wrong with a model's ledger, and how many decisions it has.
 
     The chain of hashes shows rows that were changed; deriving every decision again from the log
     shows decisions that the log does not lead to.
     """
-    with opened(state) as (stream, ledger):
+    with opened(urls) as (stream, ledger):
         _require(ledger, model)
         faults = []
         broken = ledger.verify_chain(model)
@@ -88,9 +89,9 @@ def verify(state: Path, model: str) -> tuple[list[str], int]:
         return faults, len(written)
 
 
-def log_lines(state: Path, model: str) -> Iterator[tuple[bytes, ...]]:
+def log_lines(urls: StoreUrls, model: str) -> Iterator[tuple[bytes, ...]]:
     """The lines of a model's log, block by block."""
-    with opened(state) as (stream, ledger):
+    with opened(urls) as (stream, ledger):
         _require(ledger, model)
         start = 0
         while True:
@@ -102,9 +103,9 @@ def log_lines(state: Path, model: str) -> Iterator[tuple[bytes, ...]]:
                 start = block.start + len(block.lines)
 
 
-def rejected_rows(state: Path, model: str) -> list[dict[str, Json]]:
+def rejected_rows(urls: StoreUrls, model: str) -> list[dict[str, Json]]:
     """Events that could not be used: the model's, then those refused before they had a model."""
-    with opened(state) as (_, ledger):
+    with opened(urls) as (_, ledger):
         _require(ledger, model)
         rows: list[dict[str, Json]] = [
             {"offset": e.offset, "reason": e.reason, "detail": e.detail, "event": e.event}

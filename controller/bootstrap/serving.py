@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import os
 import signal
+import socket
 import sys
 import time  # noqa: TID251 - the wall clock is taken here and handed to the loop
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +40,7 @@ from controller.loop.wheel import Wheel
 from controller.router.envoy import LocalEnvoy
 from controller.router.fleet import Fleet
 from controller.router.server import ControlPlane
-from controller.settings import Address, Settings, configure_logs
+from controller.settings import Address, Settings, StoreUrls, configure_logs
 from controller.stream import Stream, open_stream
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
-        stores = _stores(settings.state, stack)
+        stores = _stores(settings, stack)
         envoy = chosen(settings)
         plane = ControlPlane(memory=memory_of(settings.state, envoy))
         router = EnvoyRouter(plane, envoy)
@@ -92,6 +94,9 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
             tasks.append(asyncio.create_task(server.serve()))
             await _stand_by(cluster, stores, backend, tasks, stopping)
             sources = cluster.sources()
+        else:
+            holder = f"{socket.gethostname()}_{os.getpid()}"
+            await asyncio.to_thread(stores.ledger.begin_term, holder)
         if stopping.is_set():
             server.stop()
             await asyncio.gather(*tasks)
@@ -179,19 +184,23 @@ class Stores:
     ledger: Ledger
 
 
-def _stores(state: Path, stack: AsyncExitStack) -> Stores:
-    stream = open_stream(f"sqlite:///{state.absolute() / 'events.db'}")
+def _stores(settings: Settings, stack: AsyncExitStack) -> Stores:
+    urls = settings.stores or StoreUrls.of(settings.state)
+    stream = open_stream(urls.stream)
     stack.callback(stream.close)
-    ledger = _ledger(state.absolute() / "ledger.db")
+    ledger = _ledger(urls.ledger)
     stack.callback(ledger.close)
     return Stores(stream, ledger)
 
 
-def _ledger(file: Path) -> Ledger:
-    """The ledger in a file, which the error names when it cannot be used."""
+def _ledger(url: str) -> Ledger:
+    """The ledger, whose file an error names when it is one that cannot be used."""
     try:
-        return open_ledger(f"sqlite:///{file}", clock=time.time)
+        return open_ledger(url, clock=time.time)
     except Permanent as exc:
+        if not url.startswith("sqlite:///"):
+            raise
+        file = url.removeprefix("sqlite:///")
         remedy = "move the file away and restore it from a backup"
         raise Permanent(f"{file} cannot be used ({exc}): {remedy}") from exc
 

@@ -24,6 +24,7 @@ from controller.errors import PolicyError, UnderstudyError
 from controller.settings import (
     Address,
     Settings,
+    StoreUrls,
     default_state,
     policy_text,
     router_address,
@@ -51,6 +52,26 @@ StateOption = Annotated[
         "--state",
         envvar="UNDERSTUDY_STATE",
         help="Folder of the log and the ledger; default: understudy in the XDG state folder.",
+    ),
+]
+StreamOption = Annotated[
+    str | None,
+    typer.Option(
+        "--stream",
+        envvar="UNDERSTUDY_STREAM",
+        help="The event log, sqlite:///PATH or redis://HOST:PORT/DATABASE; "
+        "default: events.db in the state folder.",
+        show_default=False,
+    ),
+]
+LedgerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ledger",
+        envvar="UNDERSTUDY_LEDGER",
+        help="The ledger, sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE; "
+        "default: ledger.db in the state folder.",
+        show_default=False,
     ),
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept in the ledger.")]
@@ -90,6 +111,8 @@ def serve(  # noqa: PLR0913 - a command's options
         ),
     ] = Path("policies"),
     state: StateOption = None,
+    stream: StreamOption = None,
+    ledger: LedgerOption = None,
     api: ApiOption = DEFAULT_API,
     router: Annotated[
         str,
@@ -127,6 +150,7 @@ def serve(  # noqa: PLR0913 - a command's options
         router=router_address(router),
         xds=Address.parse(xds, "--xds"),
         namespaces=watched_namespaces(kubernetes),
+        stores=StoreUrls.of(_state(state), stream=stream, ledger=ledger),
     )
     raise typer.Exit(bootstrap.serve(settings, is_json=output is Output.JSON))
 
@@ -414,28 +438,30 @@ _operation(Operation.RESUME, "Go on after `pause`.")
 _operation(Operation.UNDO, "Bring the champion before this one back.")
 
 
-@app.command()
-def ledger(
+@app.command(name="ledger")
+def ledger_command(  # noqa: PLR0913 - a command's options
     model: ModelArgument,
     *,
     state: StateOption = None,
+    stream: StreamOption = None,
+    ledger: LedgerOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Derive every decision again from the log.")
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """The decisions of a model, read from the state folder: nothing needs to run."""
+    """The decisions of a model, read where they are kept: nothing needs to run."""
     from controller import bootstrap
 
-    folder = _state(state)
+    stores = StoreUrls.of(_state(state), stream=stream, ledger=ledger)
     if verify:
-        faults, count = bootstrap.verify(folder, model)
+        faults, count = bootstrap.verify(stores, model)
         for fault in faults:
             typer.echo(fault)
         if not faults:
             typer.echo(f"{model}: {count} decisions derived again from the log, all equal")
         raise typer.Exit(1 if faults else 0)
-    rows = bootstrap.ledger_rows(folder, model)
+    rows = bootstrap.ledger_rows(stores, model)
     print_rows(rows, output, ("number", "time", "phase", "verdict", "weights", "reason"))
 
 
@@ -444,6 +470,8 @@ def events(
     model: ModelArgument,
     *,
     state: StateOption = None,
+    stream: StreamOption = None,
+    ledger: LedgerOption = None,
     rejected: Annotated[
         bool, typer.Option("--rejected", help="Only the events that could not be used, and why.")
     ] = False,
@@ -451,11 +479,12 @@ def events(
     """The event log of a model, as JSON Lines: what `replay --events` reads."""
     from controller import bootstrap
 
+    stores = StoreUrls.of(_state(state), stream=stream, ledger=ledger)
     if rejected:
-        for row in bootstrap.rejected_rows(_state(state), model):
+        for row in bootstrap.rejected_rows(stores, model):
             print_value(row, Output.JSON, compact=True)
         return
-    for lines in bootstrap.log_lines(_state(state), model):
+    for lines in bootstrap.log_lines(stores, model):
         sys.stdout.buffer.write(b"\n".join(lines) + b"\n")
 
 

@@ -161,6 +161,8 @@ def gate(
         state = evolve(state, leaving=stay)
     state = _waited_for(state, rising, missing)
     late = tuple(lack.arm for lack in missing if _is_late(policy, state, lack.arm))
+    if beside != "any" and not is_known(state, state.champion):
+        late = ()  # there is nothing to roll back to
     champion = None if beside == "any" else _lack_of_champion(state, is_ready=beside == "ready")
     found = [*missing, *([champion] if champion is not None else [])]
     state, wishes = _asked(policy, state, rising, keeps_champion=beside == "ready")

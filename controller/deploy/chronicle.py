@@ -21,7 +21,7 @@ from controller.core.policy import Policy
 from controller.deploy.client import Object
 from controller.deploy.events import FRESH_S, Reference, arm_of, decision_events, warning
 from controller.deploy.reporter import Reporter
-from controller.deploy.status import Validity, told
+from controller.deploy.status import Told, Validity, told, unread, without
 
 
 @dataclass(slots=True)
@@ -144,18 +144,26 @@ class Chronicle:
         return self._pages.get(self._owners.get(model, ""))
 
     def _tell(self, page: _Page) -> None:
-        turn = self._turns.get(page.reference.name) if page.is_in_force else None
-        status = told(
-            turn.report if turn else None,
-            turn.policy if turn else None,
+        now_told = self._told(page)
+        page.before = now_told.status
+        self._reporter.tell_status(page.reference, now_told)
+
+    def _told(self, page: _Page) -> Told:
+        generation, now = page.reference.generation, self._clock()
+        turn = self._turns.get(page.reference.name)
+        if not page.is_in_force:
+            return without(page.validity, generation=generation, before=page.before, now=now)
+        if turn is None:
+            return unread(page.validity, generation=generation, before=page.before, now=now)
+        return told(
+            turn.report,
+            turn.policy,
             page.validity,
-            generation=page.reference.generation,
+            generation=generation,
             before=page.before,
-            now=self._clock(),
-            conflict=self._conflicts.get(page.reference.name) if page.is_in_force else None,
+            now=now,
+            conflict=self._conflicts.get(page.reference.name),
         )
-        page.before = status.status
-        self._reporter.tell_status(page.reference, status)
 
     def _warn(self, about: Reference, reason: str, note: str) -> None:
         event: Object = warning(

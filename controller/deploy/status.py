@@ -68,8 +68,8 @@ class _Condition:
 
 
 def told(  # noqa: PLR0913 - a status has these parts
-    report: Report | None,
-    policy: Policy | None,
+    report: Report,
+    policy: Policy,
     validity: Validity,
     *,
     generation: int,
@@ -77,21 +77,41 @@ def told(  # noqa: PLR0913 - a status has these parts
     now: float,
     conflict: str | None = None,
 ) -> Told:
-    """The status of a policy's object.
+    """The status of an object whose policy is in force: its present one, or the one before.
 
-    report, policy  None while no policy of this object is in force
-    before          the status that was told last, for the times of transitions
-    now             wall clock, seconds
-    conflict        another writer owns what would be changed for the model
+    before    the status that was told last, for the times of transitions
+    now       wall clock, seconds
+    conflict  another writer owns what would be changed for the model
     """
-    rows = list(_conditions(report, validity, conflict))
+    rows = [_valid(validity), _ready(report), _progressing(report), _healthy(report, conflict)]
+    conditions = [_dated(row, before, now, generation) for row in rows]
+    head: Object = {"observedGeneration": generation, "conditions": conditions}
+    status = head | _standing(report, policy)
+    status["evidence"] = _renewed(status["evidence"], before)
+    return Told(status, _news(status, rows, report.cause))
+
+
+def without(validity: Validity, *, generation: int, before: Mapping[str, Json], now: float) -> Told:
+    """The status of an object of which no policy is in force."""
+    rows = [_valid(validity), *_absent("False", "NotInForce", validity.message)]
     conditions = [_dated(row, before, now, generation) for row in rows]
     status: Object = {"observedGeneration": generation, "conditions": conditions}
-    cause = ""
-    if report is not None and policy is not None:
-        status |= _standing(report, policy)
-        cause = report.cause
-    return Told(status, _news(status, rows, cause))
+    return Told(status, _news(status, rows, ""))
+
+
+def unread(validity: Validity, *, generation: int, before: Mapping[str, Json], now: float) -> Told:
+    """The status of an object whose policy is in force and whose model has not been read yet.
+
+    After a restart it goes on saying what it said: nothing of it has become untrue by that.
+    """
+    kept = {str(row.get("type")): row for row in _objects(before.get("conditions"))}
+    rows = [_valid(validity)]
+    conditions = [_dated(rows[0], before, now, generation)]
+    for row in _absent("Unknown", "NotYetRead", "the model has not been read yet"):
+        rows.append(row)
+        conditions.append(kept.get(row.type) or _dated(row, before, now, generation))
+    status: Object = {**before, "observedGeneration": generation, "conditions": conditions}
+    return Told(status, _news(status, rows, ""))
 
 
 def _news(status: Object, rows: Sequence[_Condition], cause: str) -> str:
@@ -131,6 +151,12 @@ def _standing(report: Report, policy: Policy) -> Object:
         "reason": report.reason[:_LONGEST_SENTENCE],
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _renewed(evidence: Object, before: Mapping[str, Json]) -> Object:
+    """Evidence has a new time only when it is new, so a model without traffic is never written."""
+    old = before.get("evidence")
+    return old if isinstance(old, dict) and old.get("arms") == evidence["arms"] else evidence
 
 
 def _step(report: Report, policy: Policy) -> str | None:
@@ -179,20 +205,13 @@ def timestamp(seconds: float) -> str:
 # --- conditions -------------------------------------------------------------------------------
 
 
-def _conditions(
-    report: Report | None, validity: Validity, conflict: str | None
-) -> Iterator[_Condition]:
-    yield _Condition("Valid", _word(is_so=validity.is_valid), validity.reason, validity.message)
-    if report is None:
-        for name in ("Ready", "Progressing", "Healthy"):
-            is_so: ConditionStatus = "Unknown" if validity.is_valid else "False"
-            what = "NotYetRead" if validity.is_valid else "NotInForce"
-            message = "the model has not been read yet" if validity.is_valid else validity.message
-            yield _Condition(name, is_so, what, message)
-        return
-    yield _ready(report)
-    yield _progressing(report)
-    yield _healthy(report, conflict)
+def _valid(validity: Validity) -> _Condition:
+    return _Condition("Valid", _word(is_so=validity.is_valid), validity.reason, validity.message)
+
+
+def _absent(is_so: ConditionStatus, reason: str, message: str) -> Iterator[_Condition]:
+    for name in ("Ready", "Progressing", "Healthy"):
+        yield _Condition(name, is_so, reason, message)
 
 
 def _ready(report: Report) -> _Condition:

@@ -361,9 +361,14 @@ class Wheel:
             with suppress(UnderstudyError):
                 known = await asyncio.to_thread(self._folds[model].last_known)
             if known is not None:
-                spec = self._folds[model].policy.spec
+                policy = self._folds[model].policy
                 self._stand_ins[model] = RoutedModel(
-                    model, spec.route, known.split, known.endpoints, spec.deploy
+                    name=model,
+                    route=policy.spec.route,
+                    split=known.split,
+                    endpoints=known.endpoints,
+                    deploy=policy.spec.deploy,
+                    namespace=policy.namespace,
                 )
         for model in set(self._stand_ins) & set(self._states):
             del self._stand_ins[model]
@@ -387,6 +392,7 @@ class Wheel:
             split=state.split,
             endpoints=endpoints,
             deploy=policy.spec.deploy,
+            namespace=policy.namespace,
         )
 
     def _say(self, model: str, turned: Turned) -> None:

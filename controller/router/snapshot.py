@@ -71,6 +71,7 @@ class RoutedModel:
 
     endpoints  arm -> `host:port` of its servers; an arm without any answers 503
     deploy     what else carries the split, where it is not Envoy
+    namespace  where the arms are, in a cluster
     """
 
     name: str
@@ -78,6 +79,7 @@ class RoutedModel:
     split: Split
     endpoints: Mapping[str, Sequence[str]] = field(default_factory=dict)
     deploy: Deploy | None = None
+    namespace: str = "default"
 
     def arms(self) -> tuple[str, ...]:
         """Every arm that has a cluster, sorted."""

@@ -23,7 +23,8 @@ def ledger(*options: str, cwd: Path) -> str:
 
 
 def test_a_dot_is_the_present_folder(tmp_path: Path):
-    assert ledger("--state", ".", cwd=tmp_path).startswith("understudy: .: found no ledger")
+    said = ledger("--state", ".", cwd=tmp_path)
+    assert said.startswith(f"understudy: {tmp_path}: found no ledger")
 
 
 def test_without_it_the_state_folder_of_the_user_is_taken(tmp_path: Path):

@@ -20,6 +20,23 @@ AUTOSCALERS = "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers"
 def policy(namespace: str, *, model: str = "digits", **deploy: Any) -> Policy:
     """The policy of a model whose arms are Deployments; `deploy` are more fields of the target."""
     target: dict[str, Any] = {"namespace": namespace, "service": model, "port": 8080}
+    return policy_of(namespace, model=model, deploy={"kubernetes": target | deploy})
+
+
+def gateway_policy(namespace: str, *, model: str = "digits") -> Policy:
+    """The same where an HTTPRoute `public` carries the split."""
+    target: dict[str, Any] = {"namespace": namespace, "service": model, "port": 8080}
+    both = {"kubernetes": target, "gateway": {"route": "public"}}
+    return policy_of(namespace, model=model, deploy=both)
+
+
+def kserve_policy(namespace: str) -> Policy:
+    """The policy of a model that KServe serves."""
+    return policy_of(namespace, deploy={"kserve": {"service": "digits"}})
+
+
+def policy_of(namespace: str, *, model: str = "digits", **spec: Any) -> Policy:
+    """A policy with these fields."""
     document = {
         "apiVersion": "understudy.dev/v1alpha1",
         "kind": "RolloutPolicy",
@@ -29,7 +46,7 @@ def policy(namespace: str, *, model: str = "digits", **deploy: Any) -> Policy:
             "champion": {"version": "v1"},
             "reward": {"event": "correct"},
             "stages": [{"canary": {"steps": ["5%", "25%"]}}],
-            "deploy": {"kubernetes": target | deploy},
+            **spec,
         },
     }
     return parse(yaml.safe_dump(document), f"{model}.yaml")

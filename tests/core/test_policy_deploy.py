@@ -65,8 +65,10 @@ def test_targets_that_exclude_each_other_are_refused(deploy, expected):
         ),
         (
             {"stages": [{"shadow": {}}, {"canary": {"steps": ["5%"]}}]},
-            "kubernetes, or stages that are canary or ab: KServe can carry no split of "
-            "spec.stages[0].shadow, only a fixed share of the traffic for one candidate",
+            (
+                "kubernetes, or stages that are canary or ab: KServe can carry no split of "
+                "spec.stages[0].shadow, only a fixed share of the traffic for one candidate"
+            ),
         ),
         (
             {"stages": [{"ab": {}}], "candidates": {"on_new": "join"}},

@@ -10,7 +10,7 @@ import pytest
 from controller.core.model import Lift, Phase, Verdict
 from controller.core.policy import parse
 from controller.core.policy.status import Status
-from controller.deploy.status import VALID, Validity, camel, timestamp, told
+from controller.deploy.status import VALID, Validity, camel, timestamp, told, unread, without
 from tests.api.fake import exploring, ramping
 from tests.core.policy_texts import SMALLEST
 
@@ -20,16 +20,10 @@ BAD = Validity(is_valid=False, reason="Invalid", message="spec.stages: found [],
 
 
 def said(report, *, validity=VALID, before=None, now=T, generation=3, conflict=None):
-    policy = POLICY if report is not None else None
-    return told(
-        report,
-        policy,
-        validity,
-        generation=generation,
-        before=before or {},
-        now=now,
-        conflict=conflict,
-    )
+    common = {"generation": generation, "before": before or {}, "now": now}
+    if report is None:
+        return without(validity, **common)
+    return told(report, POLICY, validity, conflict=conflict, **common)
 
 
 def conditions(status):
@@ -135,6 +129,23 @@ def test_time_of_a_condition_changes_only_with_its_status():
     assert last["Progressing"]["lastTransitionTime"] == timestamp(T + 90)
     assert last["Healthy"]["lastTransitionTime"] == timestamp(T + 90)
     assert last["Ready"]["lastTransitionTime"] == timestamp(T)
+
+
+def test_status_of_before_stands_until_the_model_has_been_read():
+    before = said(RAMPING).status
+    status = unread(VALID, generation=4, before=before, now=T + 60).status
+    assert status["phase"] == "ramping"
+    assert status["observedGeneration"] == 4
+    assert conditions(status)["Progressing"] == conditions(before)["Progressing"]
+    first = unread(VALID, generation=1, before={}, now=T).status
+    Status.model_validate(first)
+    assert conditions(first)["Ready"]["status"] == "Unknown"
+
+
+def test_status_of_a_model_without_traffic_stays_the_same():
+    first = said(RAMPING, now=T).status
+    later = said(replace(RAMPING, time=T + 3_600), before=first, now=T + 3_600).status
+    assert later == first
 
 
 def test_numbers_are_no_news():

@@ -67,7 +67,10 @@ class Ran:
 
 
 class Serve:
-    """`understudy serve` on one state folder; may be killed and started again."""
+    """`understudy serve` on one state folder; may be killed and started again.
+
+    stores  variables that say where log and ledger are, if not in the folder
+    """
 
     def __init__(self, folder: Path, policies: dict[str, str]) -> None:
         self.folder, self.state, self.policies = folder, folder / "state", folder / "policies"
@@ -76,6 +79,7 @@ class Serve:
             (self.policies / f"{name}.yaml").write_text(text)
         self.api_port, self.router_port, self.xds_port = free_port(), free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.stores: dict[str, str] = {}
         self.err, self.out = folder / "serve.err", folder / "serve.out"
 
     def command(self, **other: object) -> list[str]:
@@ -92,7 +96,11 @@ class Serve:
     def spawn(self) -> subprocess.Popen[bytes]:
         with self.err.open("ab") as err, self.out.open("wb") as out:
             self.process = subprocess.Popen(
-                self.command(), stdout=out, stderr=err, cwd=ROOT, env=environment()
+                self.command(),
+                stdout=out,
+                stderr=err,
+                cwd=ROOT,
+                env=environment() | self.stores,
             )
         return self.process
 
@@ -178,10 +186,14 @@ class Serve:
 
     def cli(self, *arguments: object, timeout_s: float = 60) -> Ran:
         """A command against this serve: `--api` and `--state` come by the environment."""
-        given = environment() | {
-            "UNDERSTUDY_API": f"127.0.0.1:{self.api_port}",
-            "UNDERSTUDY_STATE": str(self.state),
-        }
+        given = (
+            environment()
+            | self.stores
+            | {
+                "UNDERSTUDY_API": f"127.0.0.1:{self.api_port}",
+                "UNDERSTUDY_STATE": str(self.state),
+            }
+        )
         return run(*arguments, env=given, timeout_s=timeout_s)
 
     def ask(self, path: str = "/m/x", **headers: str) -> tuple[int, dict[str, str]]:
