@@ -55,7 +55,7 @@ LOCKED := --quiet --universal --generate-hashes --no-emit-index-url --no-annotat
 
 lock: $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)  ## renew requirements.lock and those of the image
 	$(UV) pip compile $(LOCKED) --all-extras --group dev pyproject.toml -o requirements.lock
-	$(UV) pip compile $(LOCKED) --python-version 3.11 -c requirements.lock pyproject.toml -o docker/serve.lock
+	$(UV) pip compile $(LOCKED) --python-version 3.11 --extra cluster -c requirements.lock pyproject.toml -o docker/serve.lock
 	echo 'hatchling>=1.27' | $(UV) pip compile $(LOCKED) --python-version 3.11 - -o docker/build.lock
 
 docs: install  ## regenerate the pages that are made from code

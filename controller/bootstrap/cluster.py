@@ -14,25 +14,27 @@ import time  # noqa: TID251 - clocks are taken here and handed on
 from collections.abc import Callable
 from uuid import uuid4
 
-import structlog
-
 from controller.core.model import Json
 from controller.core.policy import Policy
+from controller.deploy.chronicle import Chronicle
 from controller.deploy.client import Connection
+from controller.deploy.discoveries import Discoveries
 from controller.deploy.discovery import ClusterDiscovery
-from controller.deploy.events import Reference, decision_events, deployment_reference, warning
+from controller.deploy.events import Reference, deployment_reference
+from controller.deploy.gateway import GatewayRouter
+from controller.deploy.kserve import InferenceServices
 from controller.deploy.kubernetes import Deployments
 from controller.deploy.lease import Lease
 from controller.deploy.policies import AppliedPolicy, ClusterPolicies
 from controller.deploy.reporter import Reporter
-from controller.deploy.status import VALID, Validity, told
+from controller.deploy.status import Validity
 from controller.deploy.target import Target
+from controller.deploy.webhook import Webhook
 from controller.ledger import Ledger
 from controller.loop.backend import LoopBackend
+from controller.loop.carriers import Kind
 from controller.loop.fold import PolicySource, Turned
-from controller.loop.wheel import Wheel
-
-log = structlog.get_logger()
+from controller.loop.wheel import Router, Wheel
 
 
 class ClusterSide:
@@ -45,59 +47,73 @@ class ClusterSide:
         self._loop = asyncio.get_running_loop()
         self._backend = backend
         self._wheel: Wheel | None = None
-        self._validities: dict[str, tuple[Reference, Validity]] = {}
-        self._statuses: dict[str, dict[str, Json]] = {}
-        self._conflicts: dict[str, str] = {}
-        self._turned: dict[str, Turned] = {}
         self.leading = asyncio.Event()
-        self.identity = f"{os.environ.get('HOSTNAME') or socket.gethostname()}_{uuid4().hex[:8]}"
-        self.connection = Connection.from_settings(clock=time.monotonic)
+        machine = os.environ.get("HOSTNAME") or socket.gethostname()
+        self.identity = f"{machine}_{uuid4().hex[:8]}"
+        self.connection = connection = Connection.from_settings(clock=time.monotonic)
         self.lease = Lease(
-            self.connection,
+            connection,
             identity=self.identity,
             clock=time.monotonic,
             wall=time.time,
             gained=lambda: self._soon(self.leading.set),
             lost=lambda why: self._soon(lambda: self._lost(why)),
         )
-        self.discovery = ClusterDiscovery(
-            self.connection,
+        self._deployments = ClusterDiscovery(
+            connection,
             namespaces=namespaces,
-            changed=lambda _: self._soon(self._hurry),
+            changed=self._changed,
             may_write=lambda: self.lease.is_leader,
             clock=time.monotonic,
         )
-        self.policies = ClusterPolicies(
-            self.connection,
+        self._gateway = GatewayRouter(connection, namespaces=namespaces, clock=time.monotonic)
+        self._kserve = InferenceServices(
+            connection, namespaces=namespaces, changed=self._changed, clock=time.monotonic
+        )
+        self.discovery = Discoveries(self._deployments, self._kserve)
+        self._scaler = Deployments(connection)
+        self._webhook = Webhook(connection)
+        self._policies = ClusterPolicies(
+            connection,
             namespaces=namespaces,
             listener=self,
             remembered=lambda model: _newest(ledger, model),
             clock=time.monotonic,
         )
-        self.reporter = Reporter(
-            self.connection, may_write=lambda: self.lease.is_leader, clock=time.monotonic
+        self._reporter = Reporter(
+            connection, may_write=lambda: self.lease.is_leader, clock=time.monotonic
         )
-        self._deployments = Deployments(self.connection)
+        self._chronicle = Chronicle(
+            self._reporter, deployment=self._deployment, instance=machine, clock=time.time
+        )
 
     def start(self) -> None:
         """Begin to watch, to report, and to stand for election."""
-        for part in (self.discovery, self.policies, self.reporter, self.lease):
+        for part in (self._deployments, self._policies, self._reporter, self.lease):
             part.start()
 
     def stop(self) -> None:
         """End all threads; the Lease is given back last, when nothing acts any more."""
-        for part in (self.policies, self.discovery, self.reporter, self.lease):
+        for part in (self._policies, self._deployments, self._gateway, self._kserve):
             part.stop()
+        self._reporter.stop()
+        self.lease.stop()
+        self._webhook.close()
         self.connection.close()
 
     @property
     def is_known(self) -> bool:
         """Whether policies and arms have been looked at since the start."""
-        return self.policies.is_known and self.discovery.is_known
+        return self._policies.is_known and self.discovery.is_known
+
+    @property
+    def routers(self) -> dict[Kind, Router]:
+        """Who carries splits that our Envoys do not."""
+        return {"gateway": self._gateway, "kserve": self._kserve}
 
     def sources(self) -> list[PolicySource]:
         """The policies that are in force now."""
-        return [PolicySource(each.policy, each.document) for each in self.policies.in_force()]
+        return [PolicySource(each.policy, each.document) for each in self._policies.in_force()]
 
     def drive(self, wheel: Wheel) -> None:
         """This controller leads: from now on its wheel is told what changes."""
@@ -106,7 +122,37 @@ class ClusterSide:
     def target_of(self, policy: Policy) -> Target | None:
         """Who carries out what is decided for a policy."""
         deploy = policy.spec.deploy
-        return self._deployments if deploy is not None and deploy.kubernetes is not None else None
+        if deploy is None:
+            return None
+        if deploy.kserve is not None:
+            return self._kserve
+        return self._scaler if deploy.webhook is None else self._webhook
+
+    def turned(self, turned: Turned) -> None:
+        """A turn is over: say so in the status, and in Events where something was decided."""
+        report = self._backend.report(turned.report.model)
+        self._chronicle.turned(report, turned.policy, turned.decisions)
+
+    def conflicted(self, policy: Policy, arm: str, sentence: str | None) -> None:
+        """Another writer owns what would be changed for an arm; None: not any more."""
+        self._chronicle.conflict(policy, arm, sentence)
+
+    def worries(self, policy: Policy) -> dict[str, str]:
+        """What people should mend, by where it is."""
+        found = self._deployments.problems(policy)
+        out_of_reach = self._deployments.trouble or self._policies.trouble
+        return {"cluster": "; ".join([*found, *([out_of_reach] if out_of_reach else [])])}
+
+    def status(self) -> dict[str, Json]:
+        """For people: who leads, and how the cluster answers."""
+        return {
+            "identity": self.identity,
+            "leader": self.lease.holder,
+            "lease": self.lease.trouble,
+            "arms": self._deployments.status(),
+            "policies": dict(self._policies.faults),
+            "reports": self._reporter.status(),
+        }
 
     # --- what the policies' watcher tells, in its thread ----------------------------------------
 
@@ -128,103 +174,28 @@ class ClusterSide:
         is_in_force: bool,
     ) -> None:
         """What is to be said of an object."""
-        self._soon(lambda: self._judge(reference, validity, status, is_in_force=is_in_force))
+        self._chronicle.judged(reference, validity, status, is_in_force=is_in_force)
 
     def forgotten(self, reference: Reference) -> None:
         """An object is gone."""
-        self._soon(lambda: self._forget(reference))
+        self._chronicle.forgotten(reference)
 
-    # --- in the event loop ----------------------------------------------------------------------
-
-    def told(self, model: str, turned: Turned) -> None:
-        """A turn is over: say so in the status, and in Events where something was decided."""
-        self._backend.told(model, turned)
-        self._turned[model] = turned
-        reference = self.policies.reference(model)
-        if reference is None:
-            return
-        self._write_status(reference, turned)
-        for decision in turned.decisions:
-            arm = self._arm(turned.policy, decision.candidate or turned.state.champion)
-            for event in decision_events(decision, reference, arm, instance=self.identity):
-                self.reporter.tell_event(event)
-        self._report_conflict(reference, model)
-
-    def worried(self) -> None:
-        """What holds a model came or went."""
-        self._backend.worried()
-
-    def _write_status(self, reference: Reference, turned: Turned | None) -> None:
-        _, validity = self._validities.get(reference.uid, (reference, VALID))
-        said = told(
-            self._backend.report(reference.name) if turned is not None else None,
-            turned.policy if turned is not None else None,
-            validity,
-            generation=reference.generation,
-            before=self._statuses.get(reference.uid, {}),
-            now=time.time(),
-        )
-        self._statuses[reference.uid] = said.status
-        self.reporter.tell_status(reference, said)
-
-    def _report_conflict(self, reference: Reference, model: str) -> None:
-        """An Event for an effect that could not be carried out, once for each sentence."""
-        trouble = self._wheel.deploy_trouble(model) if self._wheel is not None else None
-        if trouble == self._conflicts.get(model):
-            return
-        if trouble is None:
-            self._conflicts.pop(model, None)
-            return
-        self._conflicts[model] = trouble
-        event = warning(
-            reference,
-            reason="NotCarriedOut",
-            note=trouble,
-            time=time.time(),
-            instance=self.identity,
-        )
-        self.reporter.tell_event(event)
+    # --- inside ---------------------------------------------------------------------------------
 
     def _adopt(self, model: str, source: PolicySource | None) -> None:
         if source is None:
             self._backend.forget(model)
-            self._turned.pop(model, None)
         else:
             self._backend.adopt(model)
         if self._wheel is not None:
             self._wheel.adopt(model, source)
 
-    def _judge(
-        self,
-        reference: Reference,
-        validity: Validity,
-        status: dict[str, Json],
-        *,
-        is_in_force: bool,
-    ) -> None:
-        self._validities[reference.uid] = reference, validity
-        self._statuses.setdefault(reference.uid, status)
-        self._write_status(reference, self._turned.get(reference.name) if is_in_force else None)
-        if validity.is_valid:
-            return
-        log.error("policy", object=f"{reference.namespace}/{reference.name}", why=validity.message)
-        event = warning(
-            reference,
-            reason=validity.reason,
-            note=validity.message,
-            time=time.time(),
-            instance=self.identity,
-        )
-        self.reporter.tell_event(event)
-
-    def _forget(self, reference: Reference) -> None:
-        self._validities.pop(reference.uid, None)
-        self._statuses.pop(reference.uid, None)
-        self.reporter.forget(reference)
-
-    def _arm(self, policy: Policy, arm: str) -> Reference | None:
-        found = self.discovery.deployment(policy, arm)
+    def _deployment(self, policy: Policy, arm: str) -> Reference | None:
+        found = self._deployments.deployment(policy, arm)
         return None if found is None else deployment_reference(*found)
+
+    def _changed(self, _model: str) -> None:
+        self._soon(self._hurry)
 
     def _hurry(self) -> None:
         if self._wheel is not None:

@@ -17,7 +17,7 @@ import sys
 import time  # noqa: TID251 - the wall clock is taken here and handed to the loop
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -28,15 +28,17 @@ from controller.api.serving import Server
 from controller.api.serving import server as api_server
 from controller.bootstrap.folder import read_policies
 from controller.bootstrap.routers import EnvoyRouter, chosen, memory_of, sources_of, url_of
+from controller.core.policy import Policy
 from controller.errors import InvariantError, Permanent
 from controller.ledger import Ledger, open_ledger
 from controller.loop.actor import Actor
 from controller.loop.backend import LoopBackend
 from controller.loop.carriers import Carriers
 from controller.loop.cluster import Cluster
-from controller.loop.fold import Fold, PolicySource
+from controller.loop.fold import Fold, PolicySource, Turned
 from controller.loop.standby import StandbyWheel
 from controller.loop.wheel import Wheel
+from controller.notify import Notifier
 from controller.router.envoy import LocalEnvoy
 from controller.router.fleet import Fleet
 from controller.router.server import ControlPlane
@@ -76,20 +78,23 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
         envoy = chosen(settings)
         plane = ControlPlane(memory=memory_of(settings.state, envoy))
         router = EnvoyRouter(plane, envoy)
+        company = Company(Notifier(previous=stores.ledger.decision, clock=time.time))
+        stack.push_async_callback(company.notifier.stop)
         backend = LoopBackend(
             [source.policy.model for source in sources],
             ledger=stores.ledger,
             router=router,
             clock=time.time,
             waits_for_routers=isinstance(envoy, LocalEnvoy),
+            worries=company.worries,
         )
         server = _server(settings.api, backend)
         tasks: list[asyncio.Task[None]] = []
-        cluster = None
         if settings.namespaces is not None:
             from controller.bootstrap.cluster import ClusterSide  # noqa: PLC0415 - takes 0.6 s and 39 MB
 
-            cluster = ClusterSide(settings.namespaces, stores.ledger, backend)
+            cluster = company.cluster = ClusterSide(settings.namespaces, stores.ledger, backend)
+            cluster.start()
             stack.callback(cluster.stop)
             tasks.append(asyncio.create_task(server.serve()))
             await _stand_by(cluster, stores, backend, tasks, stopping)
@@ -101,11 +106,11 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
             server.stop()
             await asyncio.gather(*tasks)
             return 0
-        wheel = _wheel(sources, stores, router, envoy, backend, cluster)
+        wheel = _wheel(sources, stores, router, envoy, backend, company)
         await _start_router(settings.xds, plane, envoy, stack)
         tasks.append(asyncio.create_task(wheel.run()))
         await _until(lambda: backend.is_complete, tasks, stopping)
-        if cluster is None:
+        if company.cluster is None:
             tasks.append(asyncio.create_task(server.serve()))
         await _until(lambda: server.started and _is_ready(backend), tasks, stopping)
         if not stopping.is_set():
@@ -136,7 +141,6 @@ async def _stand_by(
         worried=backend.worried,
     )
     backend.wheel = standby
-    cluster.start()
     looking = asyncio.create_task(standby.run())
     try:
         parts = [*tasks, looking]
@@ -155,25 +159,66 @@ def _wheel(  # noqa: PLR0913, PLR0917 - where everything meets
     router: EnvoyRouter,
     envoy: LocalEnvoy | Fleet,
     backend: LoopBackend,
-    cluster: ClusterSide | None,
+    company: Company,
 ) -> Wheel:
     """The wheel, which from now on is what the API asks."""
-    wheel = Wheel(
+    cluster = company.cluster
+    actor = None
+    if cluster is not None:
+        actor = Actor(
+            stores.ledger,
+            cluster.target_of,
+            worried=backend.worried,
+            conflicted=cluster.conflicted,
+        )
+
+    def told(model: str, turned: Turned) -> None:
+        backend.told(model, turned)
+        company.turned(turned)
+
+    company.wheel = wheel = Wheel(
         [Fold(source, stores.stream, stores.ledger) for source in sources],
         stream=stores.stream,
         ledger=stores.ledger,
-        router=Carriers(router, {}) if cluster is not None else router,
+        router=router if cluster is None else Carriers(router, cluster.routers),
         sources=sources_of(envoy, stores.stream),
         clock=time.time,
-        told=backend.told if cluster is None else cluster.told,
+        told=told,
         worried=backend.worried,
         cluster=None if cluster is None else Cluster(cluster.discovery),
-        actor=None if cluster is None else Actor(stores.ledger, cluster.target_of, backend.worried),
+        actor=actor,
     )
     backend.wheel = wheel
     if cluster is not None:
         cluster.drive(wheel)
     return wheel
+
+
+@dataclass(slots=True)
+class Company:
+    """Who is told of each turn beside the API, and what does not work there."""
+
+    notifier: Notifier
+    cluster: ClusterSide | None = None
+    wheel: Wheel | None = None
+    policies: dict[str, Policy] = field(default_factory=dict)
+
+    def turned(self, turned: Turned) -> None:
+        """A turn is over."""
+        self.policies[turned.report.model] = turned.policy
+        self.notifier.told(turned.policy, turned.decisions)
+        if self.cluster is not None:
+            self.cluster.turned(turned)
+
+    def worries(self, model: str) -> dict[str, str | None]:
+        """What does not work for a model, by who should have done it."""
+        found = {"notify": self.notifier.trouble(model)}
+        if self.wheel is not None:
+            found["deploy"] = self.wheel.deploy_trouble(model)
+        policy = self.policies.get(model)
+        if self.cluster is not None and policy is not None:
+            found |= self.cluster.worries(policy)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ import structlog
 from controller.core.model import Effect, PointService, Scale, SetRole, Version
 from controller.core.policy import Policy
 from controller.deploy.target import Order, Target
-from controller.errors import Retryable, UnderstudyError
+from controller.errors import Conflict, Permanent, Retryable, UnderstudyError
 from controller.ledger import Ledger, PendingEffect
 
 FIRST_S, LONGEST_S = 1.0, 30.0
@@ -57,17 +57,25 @@ class _Work:
 
 
 class Actor:
-    """Carries out the effects of all models; `wake` it when there may be some."""
+    """Carries out the effects of all models; `wake` it when there may be some.
+
+    worried     called when what is wrong came or went
+    conflicted  called with an arm and a sentence when another writer owns what would be changed for
+                it, and with None when nothing is owned by others any more; in a thread
+    """
 
     def __init__(
         self,
         ledger: Ledger,
         target_of: Callable[[Policy], Target | None],
+        *,
         worried: Callable[[], None],
+        conflicted: Callable[[Policy, str, str | None], None],
     ) -> None:
         self._ledger = ledger
         self._target_of = target_of
         self._worried = worried
+        self._conflicted = conflicted
         self._works: dict[str, _Work] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
         self.troubles: dict[str, str] = {}
@@ -107,12 +115,20 @@ class Actor:
 
     def _round(self, model: str, standing: Standing) -> str | None:
         """Carry out each open effect once; what went wrong, if anything did."""
-        trouble = None
+        trouble, conflict = None, None
         try:
-            for effect in self._open(model):
-                trouble = self._carry_out(model, standing, effect) or trouble
+            for pending in self._open(model):
+                try:
+                    self._carry_out(model, standing, pending)
+                except UnderstudyError as exc:
+                    trouble = self._failed(model, pending, exc)
+                    conflict = (pending, trouble) if isinstance(exc, Conflict) else conflict
         except UnderstudyError as exc:
             return f"{type(exc).__name__}: {exc}"
+        if conflict is not None:
+            self._conflicted(standing.policy, _arm(conflict[0].effect), conflict[1])
+        else:
+            self._conflicted(standing.policy, standing.champion, None)
         return trouble
 
     def _open(self, model: str) -> Sequence[PendingEffect]:
@@ -128,11 +144,11 @@ class Actor:
             newest[key] = effect
         return list(newest.values())
 
-    def _carry_out(self, model: str, standing: Standing, pending: PendingEffect) -> str | None:
+    def _carry_out(self, model: str, standing: Standing, pending: PendingEffect) -> None:
         effect, target = pending.effect, self._target_of(standing.policy)
         assert isinstance(effect, Scale | SetRole | PointService)
         if target is None:
-            return "nothing here carries out `deploy`: start `serve` with --kubernetes"
+            raise Permanent("the policy has no `deploy` any more that could say where it runs")
         decision = self._ledger.decision(model, pending.number)
         order = Order(
             model=model,
@@ -142,17 +158,17 @@ class Actor:
             champion=standing.champion,
             reason=decision.reason if decision else "",
         )
-        try:
-            target.carry_out(order)
-        except UnderstudyError as exc:
-            sentence = f"{_named(effect)}: {exc}"
-            self._ledger.effect_failed(model, pending.number, pending.ordinal, sentence)
-            if not isinstance(exc, Retryable):
-                log.warning("effect not carried out", model=model, reason=sentence)
-            return sentence
+        target.carry_out(order)
         self._ledger.effect_done(model, pending.number, pending.ordinal)
         log.info("effect", model=model, done=_named(effect), decision=pending.number)
-        return None
+
+    def _failed(self, model: str, pending: PendingEffect, exc: UnderstudyError) -> str:
+        """Note that it was not carried out; why, for people."""
+        sentence = f"{_named(pending.effect)}: {exc}"
+        self._ledger.effect_failed(model, pending.number, pending.ordinal, sentence)
+        if not isinstance(exc, Retryable) and sentence != self.troubles.get(model):
+            log.warning("effect not carried out", model=model, reason=sentence)
+        return sentence
 
     def _say(self, model: str, trouble: str | None) -> None:
         before = self.troubles.get(model)
@@ -175,7 +191,11 @@ def _subject(effect: Effect) -> tuple[str, str] | None:
             return None
 
 
-def _named(effect: Scale | SetRole | PointService) -> str:
+def _arm(effect: Effect) -> str:
+    return effect.arm if isinstance(effect, Scale | SetRole | PointService) else ""
+
+
+def _named(effect: Effect) -> str:
     """The effect for people."""
     match effect:
         case Scale(replicas=None):
@@ -186,3 +206,5 @@ def _named(effect: Scale | SetRole | PointService) -> str:
             return f"label {effect.arm} {effect.role}"
         case PointService():
             return f"point the service to {effect.arm}"
+        case _:
+            return type(effect).__name__

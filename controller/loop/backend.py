@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -47,9 +47,10 @@ class LoopBackend:
 
     waits_for_routers  whether it is ready only with a router that has its splits. Where routers are
                        elsewhere it is not so: an API that goes away with them could not help them
+    worries            what else does not work for a model, as sentences by name
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is asked of comes from many
         self,
         models: Sequence[str],
         *,
@@ -57,9 +58,11 @@ class LoopBackend:
         router: Router,
         clock: Clock,
         waits_for_routers: bool = True,
+        worries: Callable[[str], Mapping[str, str | None]] = lambda _: {},
     ) -> None:
         self._models = dict.fromkeys(models)
         self._waits_for_routers = waits_for_routers
+        self._worries = worries
         self._ledger = ledger
         self._router = router
         self._clock = clock
@@ -123,6 +126,7 @@ class LoopBackend:
         health = dict(report.health)
         if (trouble := self._trouble(model)) is not None:
             health["trouble"] = trouble
+        health |= {name: text for name, text in self._worries(model).items() if text}
         refusal = self._router.status().get("last_nack")
         if refusal is not None and report.epoch_in_force < report.epoch:
             health["split"] = f"refused by the router, the one before stays: {refusal}"

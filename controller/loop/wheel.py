@@ -156,8 +156,7 @@ class Wheel:
 
     def trouble(self, model: str) -> str | None:
         """What holds `model`, if anything does."""
-        found = next((self.troubles[w] for w in (model, LOG, ROUTER) if w in self.troubles), None)
-        return found or self.deploy_trouble(model)
+        return next((self.troubles[w] for w in (model, LOG, ROUTER) if w in self.troubles), None)
 
     async def run(self) -> None:
         """Turn until `stop`; ends with a snapshot of each model."""
