@@ -29,7 +29,7 @@ from typing import Protocol
 import structlog
 
 from controller.core.decide.phases import ACTIVE
-from controller.core.model import Json, Split
+from controller.core.model import Json, Phase, Split
 from controller.core.state import State
 from controller.errors import Deposed, InvariantError, Retryable, UnderstudyError
 from controller.ledger import Ledger
@@ -311,8 +311,12 @@ class Wheel:
         if state is None or model in self._restless or model in self.troubles:
             return True
         is_waiting = any(t.pending.any() for t in state.joins) or state.phase in ACTIVE
+        is_moving = state.phase in {Phase.PROMOTING, Phase.ROLLING_BACK}
+        is_scaling = bool(state.waits or state.leaving) or state.intent is not None
         unsettled = state.in_force_epoch < state.split.epoch
-        return is_waiting or unsettled or now - self._ticked[model] >= IDLE_TICK_S
+        if is_waiting or is_moving or is_scaling or unsettled:
+            return True
+        return now - self._ticked[model] >= IDLE_TICK_S
 
     async def _fold(self, model: str) -> None:
         turned = await asyncio.to_thread(self._folds[model].turn)
