@@ -133,6 +133,7 @@ class Actor:
         assert isinstance(effect, Scale | SetRole | PointService)
         if target is None:
             return "nothing here carries out `deploy`: start `serve` with --kubernetes"
+        self._ledger.require_current()
         decision = self._ledger.decision(model, pending.number)
         order = Order(
             model=model,
