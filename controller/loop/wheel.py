@@ -215,13 +215,28 @@ class Wheel:
 
     async def _try_turn(self) -> None:
         async with self._turn_lock:
+            await self._guarded(LOG, self._notice())
             if self._deposed is not None:
                 return
             self._take_up()
             if await self._guarded(LOG, self._fill()) and await self._guarded(LOG, self._tick()):
                 for model in sorted(self._due):
                     await self._guarded(model, self._fold(model))
-            await self._guarded(ROUTER, self._act())
+            if self._deposed is None:
+                await self._guarded(ROUTER, self._act())
+
+    async def _notice(self) -> None:
+        """Find out that another controller leads also where nothing is to be written.
+
+        A ledger out of reach does not tell, and is the trouble of the folds of this turn.
+        """
+        if self._deposed is None:
+            with suppress(Retryable):
+                await self._lead()
+
+    async def _lead(self) -> None:
+        """Make sure that no other controller leads before anything is said to the routers."""
+        await asyncio.to_thread(self._ledger.require_current)
 
     async def _guarded(self, who: str, work: Coroutine[None, None, None]) -> bool:
         """Do the work; when it fails, hold and say so."""
@@ -235,11 +250,6 @@ class Wheel:
         if self.troubles.pop(who, None) is not None:
             self._worried()
         return True
-
-    async def _lead(self) -> None:
-        """Make sure that no other controller leads before anything is said to the routers."""
-        if not await asyncio.to_thread(self._ledger.is_current):
-            raise Deposed("another controller leads")
 
     def _take_up(self) -> None:
         """Adopt the policies that came, changed or went."""
