@@ -61,6 +61,8 @@ SILENCE_S: Final = 150.0
 """Longest silence of a watch: bookmarks come about once a minute."""
 PAGE: Final = 500
 
+_UNTYPED: Final = "failed to create typed patch object"
+"""What an apply with a field that does not exist is answered with, as a 500 (1.36)."""
 _PING_S: Final = (1.0, 2.0)
 _POOL: Final = 32
 _IN_CLUSTER: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -460,7 +462,7 @@ def _of_status(status: int, message: str, reason: str = "", after_s: float = 1.0
         return Gone(message)
     if status == 409:
         return Exists(message) if reason == "AlreadyExists" else Stale(message)
-    if status == 429 or status >= 500:
+    if status == 429 or (status >= 500 and _UNTYPED not in message):
         return Retryable(f"the API server answers {status}: {message}", after_s=after_s)
     return Permanent(f"the API server answers {status}: {message}")
 

@@ -47,8 +47,8 @@ from controller.deploy.words import MANAGED_BY, MODEL, OURS, VERSION, selector, 
 from controller.errors import BackendError
 
 UNKNOWN_AFTER_S: Final = 10.0
-PROBE_AFTER_S: Final = 4.0
-"""Silence after which the API server is asked whether it is there."""
+PROBE_AFTER: Final = 0.4
+"""The part of that silence after which the API server is asked whether it is there."""
 GLANCE_S: Final = 1.0
 AGAIN_S: Final = 15.0
 """Before a Service that could not be made is tried again."""
@@ -104,9 +104,10 @@ class ClusterDiscovery:
     changed    called with a model's name when something of it changed, from any thread
     may_write  whether Services may be made: not by a controller that only stands by
     clock      monotonic seconds
+    patience_s silence after which nothing is known any more
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it watches, whom it tells, and how long it waits
         self,
         connection: Connection,
         *,
@@ -114,8 +115,10 @@ class ClusterDiscovery:
         changed: Callable[[str], None],
         may_write: Callable[[], bool],
         clock: Callable[[], float],
+        patience_s: float = UNKNOWN_AFTER_S,
     ) -> None:
         self._connection = connection
+        self._patience_s = patience_s
         self._changed = changed
         self._may_write = may_write
         self._clock = clock
@@ -277,9 +280,9 @@ class ClusterDiscovery:
 
     def _glance(self) -> None:
         while not self._stopping.wait(GLANCE_S):
-            if self._connection.silent_s > PROBE_AFTER_S:
+            if self._connection.silent_s > PROBE_AFTER * self._patience_s:
                 self._probe()
-            is_lost = self._connection.silent_s > UNKNOWN_AFTER_S or self._has_lost_a_watch()
+            is_lost = self._connection.silent_s > self._patience_s or self._has_lost_a_watch()
             if is_lost != self._is_lost:
                 self._turned(is_lost=is_lost)
 
@@ -291,7 +294,7 @@ class ClusterDiscovery:
 
     def _has_lost_a_watch(self) -> bool:
         now = self._clock()
-        patience_s = 0.0 if self._is_lost else UNKNOWN_AFTER_S
+        patience_s = 0.0 if self._is_lost else self._patience_s
         return any(
             at is not None and now - at >= patience_s for at in (w.lost_at for w in self._watchers)
         )
@@ -321,8 +324,8 @@ class ClusterDiscovery:
                     self._wanted[wanted.key] = wanted
                     self._tried.pop(wanted.key, None)
                     self._work.set()
-            elif self._wanted.pop(wanted.key, None) is not None:
-                self._troubles.pop(wanted.key, None)
+            elif wanted.key in self._wanted:
+                self._forget(wanted.key)
 
     def _ensure(self) -> None:
         while not self._stopping.is_set():
@@ -330,16 +333,28 @@ class ClusterDiscovery:
             self._work.clear()
             if not self._may_write():
                 continue
-            now = self._clock()
-            with self._lock:
-                due = [
-                    w
-                    for k, w in self._wanted.items()
-                    if now - self._tried.get(k, -AGAIN_S) >= AGAIN_S
-                ]
-            for wanted in due:
+            for wanted in self._due():
                 if not self._stopping.is_set():
                     self._make(wanted)
+
+    def _due(self) -> list[_Wanted]:
+        """Services to make now; those of Deployments that are gone are forgotten."""
+        now = self._clock()
+        with self._lock:
+            for key, wanted in list(self._wanted.items()):
+                if not self._cache.has(wanted.deployment):
+                    self._forget(key)
+            return [
+                wanted
+                for key, wanted in self._wanted.items()
+                if key not in self._tried or now - self._tried[key] >= AGAIN_S
+            ]
+
+    def _forget(self, key: Key) -> None:
+        """Nothing is to be done, or to be said, about a Service any more."""
+        self._wanted.pop(key, None)
+        self._tried.pop(key, None)
+        self._troubles.pop(key, None)
 
     def _make(self, wanted: _Wanted) -> None:
         try:
@@ -356,9 +371,7 @@ class ClusterDiscovery:
         with self._lock:
             # What the watch will tell; until then it would be made again and again.
             self._cache.put_service(made)
-            self._wanted.pop(wanted.key, None)
-            self._tried.pop(wanted.key, None)
-            self._troubles.pop(wanted.key, None)
+            self._forget(wanted.key)
 
 
 def _feeds(namespace: str | None) -> list[Feed]:

@@ -237,6 +237,11 @@ class Cache:
             arms.setdefault(each.version, each)
         return arms
 
+    def has(self, found: Deployment) -> bool:
+        """Whether this very Deployment is still there."""
+        here = self._deployments.get(found.key)
+        return here is not None and here.uid == found.uid
+
     def doubles(self, namespace: str, model: str) -> list[Deployment]:
         """Deployments of versions that another Deployment is already."""
         used = {each.key for each in self.deployments(namespace, model).values()}

@@ -20,6 +20,7 @@ from controller.deploy.client import (
     DEPLOYMENTS,
     SERVICES,
     Connection,
+    FieldConflict,
     NotFound,
     Object,
     Resource,
@@ -28,7 +29,7 @@ from controller.deploy.client import (
 from controller.deploy.plan import Patch, give_back, label, point, scale
 from controller.deploy.target import Order
 from controller.deploy.words import selector, written
-from controller.errors import Permanent, Retryable
+from controller.errors import BackendError, Permanent, Retryable
 
 LOOKS = 4
 """How often an object is looked at for one order."""
@@ -144,13 +145,14 @@ class Deployments:
 
 def _until(step: Callable[[], bool], what: str) -> None:
     """Look and act until there is nothing to do."""
+    last: BackendError = Retryable(f"{what} is not what it was made a moment ago")
     for _ in range(LOOKS):
         try:
             if step():
                 return
-        except Stale:
-            continue
-    raise Retryable(f"{what} is changed by somebody else all the time")
+        except (Stale, FieldConflict) as exc:
+            last = exc  # somebody wrote between our look and our act
+    raise last
 
 
 def _target(order: Order) -> KubernetesTarget:
