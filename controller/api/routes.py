@@ -28,7 +28,7 @@ from controller.api.schemas import (
 )
 from controller.core.model import Json, Operation
 
-UNSUPPORTED = frozenset({Operation.APPROVE, Operation.UNDO})
+UNSUPPORTED = frozenset({Operation.APPROVE})
 """Operations of the contract that nothing carries out yet."""
 
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from controller.core import estimate, join, strata
+from controller.core import capacity, estimate, join, roles, strata
+from controller.core.capacity import Gate
 from controller.core.case import edited, estimator_spec
 from controller.core.conduct import share_of, stage_kind, with_ruled_split
 from controller.core.decide.phases import ACTIVE, ENTER, RESTING, Happening, after
 from controller.core.decide.situation import for_people
 from controller.core.estimate import History
-from controller.core.model import Phase, Role, Rollout, Ruling, Verdict, Version, VersionEvent, key
+from controller.core.model import (
+    ArmRole,
+    Phase,
+    Role,
+    Rollout,
+    Ruling,
+    Verdict,
+    Version,
+    VersionEvent,
+    key,
+)
 from controller.core.policy import Policy
 from controller.core.state import State, with_arms
-
-SETTLE_LIMIT_S = 60.0
-"""A split that no router confirmed for this long is no longer waited for; health says so."""
 
 
 def learn_version(state: State, event: VersionEvent) -> State:
@@ -51,19 +60,9 @@ def is_new(state: State, version: str) -> bool:
     return version not in (state.champion, *current, *state.queue, *state.tried)
 
 
-def settle(state: State) -> State:
-    """A promotion or a roll-back ends when the routers have confirmed its split."""
-    if state.phase not in (Phase.PROMOTING, Phase.ROLLING_BACK):
-        return state
-    waited_s = state.clock - state.changed_at
-    if state.in_force_epoch < state.split.epoch and waited_s < SETTLE_LIMIT_S:
-        return state
-    return replace(state, phase=after(state.phase, Happening.SETTLE))
-
-
 def admit(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     """Let versions of the queue in: to a rollout of their own, or to the one that is on."""
-    if not state.queue:
+    if not state.queue or (state.intent is not None and state.phase in RESTING):
         return state, None
     if state.phase in RESTING:
         return _start_next(policy, state)
@@ -86,12 +85,39 @@ def _start_next(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     refusal, is_final = _gate(policy, state, candidate)
     if refusal is not None and not is_final:
         return state, Ruling(Verdict.HOLD, "offline_gate", refusal)
-    state = replace(state, queue=tuple(rest))
     if refusal is not None:
-        phase = after(state.phase, Happening.REFUSE)
-        state = replace(state, phase=phase, tried=(*state.tried, candidate))
-        return state, Ruling(Verdict.ROLL_BACK, "offline_gate", refusal, candidate=candidate)
-    return _begun(policy, state, candidate)
+        ruling = Ruling(Verdict.ROLL_BACK, "offline_gate", refusal, candidate=candidate)
+        return _not_started(state, ruling)
+    shares = capacity.shares(policy.spec.stages[0], 0, (candidate,))
+    gate, lack = _room(policy, state, candidate, shares)
+    if lack is None:
+        state, ruling = _begun(policy, replace(gate.state, queue=tuple(rest)), candidate)
+        return state, replace(ruling, wishes=gate.wishes)
+    if lack.verdict is Verdict.HOLD:
+        return gate.state, lack
+    return _not_started(*roles.dismissed(policy, gate.state, lack))
+
+
+def _not_started(state: State, ruling: Ruling) -> tuple[State, Ruling]:
+    """The first of the queue is refused before anything of it began."""
+    phase, tried = after(state.phase, Happening.REFUSE), (*state.tried, ruling.candidate)
+    return replace(state, phase=phase, queue=state.queue[1:], tried=tried), ruling
+
+
+def _room(
+    policy: Policy, state: State, candidate: str, shares: Mapping[str, int]
+) -> tuple[Gate, Ruling | None]:
+    """Whether enough of a candidate runs for its first share; if not, what is to be said."""
+    gate = capacity.gate(policy, state, shares)
+    if capacity.is_gone(state, candidate):
+        reason = f"{candidate} is gone from the cluster"
+        return gate, Ruling(Verdict.ROLL_BACK, "gone", reason, candidate=candidate)
+    if gate.late:
+        return gate, capacity.too_late(policy, gate, Verdict.ROLL_BACK, candidate)
+    if gate.why is not None:
+        lack = Ruling(Verdict.HOLD, "capacity", gate.why, candidate=candidate, wishes=gate.wishes)
+        return gate, lack
+    return gate, None
 
 
 def _replaced(policy: Policy, state: State) -> tuple[State, Ruling | None]:
@@ -99,16 +125,35 @@ def _replaced(policy: Policy, state: State) -> tuple[State, Ruling | None]:
 
     A version that the offline gate refuses, or still waits for, replaces nobody.
     """
-    assert state.rollout is not None
+    rollout = state.rollout
+    assert rollout is not None
     candidate = state.queue[-1]
     refusal, is_final = _gate(policy, state, candidate)
     if refusal is not None:
         return _refused(state, candidate, refusal) if is_final else (state, None)
-    gone = (*state.rollout.live, *state.queue[:-1])
+    shares = capacity.shares(policy.spec.stages[0], 0, (candidate,))
+    gate, lack = _room(policy, state, candidate, shares)
+    if lack is not None:
+        return _stays_out(policy, gate.state, lack)
+    state = gate.state
+    gone = (*rollout.live, *state.queue[:-1])
     state = replace(state, queue=(), tried=(*state.tried, *gone))
     state, ruling = _begun(policy, state, candidate)
+    state = roles.left(state, [arm for arm in gone if arm in state.asked], ArmRole.REJECTED)
     reason = f"{ruling.reason}, in place of {', '.join(gone)}"
-    return state, replace(ruling, cause="replaced", reason=reason)
+    return state, replace(ruling, cause="replaced", reason=reason, wishes=gate.wishes)
+
+
+def _stays_out(policy: Policy, state: State, lack: Ruling) -> tuple[State, Ruling | None]:
+    """A version for which there is no room yet waits, or is refused; the rollout goes on.
+
+    While it waits that is said once, with what the cluster must do: the rollout has its own news.
+    """
+    if lack.verdict is Verdict.HOLD:
+        return state, lack if lack.wishes else None
+    state, lack = roles.dismissed(policy, state, lack)
+    state, ruling = _refused(state, lack.candidate, lack.reason)
+    return state, replace(ruling, cause=lack.cause, wishes=lack.wishes)
 
 
 def _refused(state: State, candidate: str, refusal: str) -> tuple[State, Ruling]:
@@ -133,12 +178,18 @@ def _joined(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     refusal, is_final = _gate(policy, state, candidate)
     if refusal is not None:
         return _refused(state, candidate, refusal) if is_final else (state, None)
-    state = _with_candidate(replace(state, queue=tuple(rest)), candidate)
+    stage, among = policy.spec.stages[rollout.stage], len(rollout.live) + 1
+    shares = capacity.shares(stage, rollout.step, (candidate,), among=among)
+    gate, lack = _room(policy, state, candidate, shares)
+    if lack is not None:
+        return _stays_out(policy, gate.state, lack)
+    state = _with_candidate(replace(gate.state, queue=tuple(rest)), candidate)
     state, _ = with_ruled_split(policy, state)
     others = ", ".join(rollout.live)
     weight = state.split.weights.get(candidate, 0)
     reason = f"{candidate} joins {others} at {weight / 100:g} % of the traffic"
-    return state, Ruling(Verdict.ADVANCE, "joined", reason, candidate=candidate)
+    joined = Ruling(Verdict.ADVANCE, "joined", reason, candidate=candidate, wishes=gate.wishes)
+    return state, joined
 
 
 def _with_candidate(state: State, candidate: str) -> State:
@@ -230,7 +281,7 @@ def _history(state: State) -> History:
 
 def rest(state: State) -> tuple[State, Ruling | None]:
     """What to say in a phase in which no rollout is on."""
-    if state.phase not in RESTING:
+    if state.phase not in RESTING or state.intent is not None:
         return state, None
     if state.queue and state.clock >= state.cooldown_until:
         return state, None  # `admit` has said why the first one does not start

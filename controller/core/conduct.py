@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, assert_never
 
-from controller.core import decide, estimate
+from controller.core import capacity, decide, estimate, roles
 from controller.core.attribution import segment_rule
+from controller.core.capacity import Gate
 from controller.core.case import candidate_outcomes, edited, situated, steered
 from controller.core.decide.phases import (
     ACTIVE,
@@ -21,6 +22,7 @@ from controller.core.decide.phases import (
 )
 from controller.core.model import (
     BASIS,
+    ArmRole,
     Phase,
     Rollout,
     Ruling,
@@ -68,7 +70,7 @@ def judge(policy: Policy, state: State) -> tuple[State, Ruling | None]:
         ruling = Ruling(Verdict.HOLD, "policy_changed", edit)
     match ruling.verdict:
         case Verdict.PROMOTE:
-            return promote(state, ruling.candidate or rollout.live[0]), ruling
+            return _promoted(policy, state, ruling)
         case Verdict.ROLL_BACK:
             return _rolled_back(policy, state, ruling)
         case Verdict.ADVANCE:
@@ -79,7 +81,60 @@ def judge(policy: Policy, state: State) -> tuple[State, Ruling | None]:
             assert_never(ruling.verdict)
 
 
+def _promoted(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruling]:
+    """The candidate serves everything, as soon as enough of it runs for that."""
+    assert state.rollout is not None
+    candidate = ruling.candidate or state.rollout.live[0]
+    gate = capacity.gate(policy, state, {candidate: BASIS}, beside="known")
+    if gate.why is not None:
+        return _waiting(policy, gate, candidate)
+    return promote(gate.state, candidate), replace(ruling, wishes=gate.wishes)
+
+
+def _waiting(policy: Policy, gate: Gate, *meant: str) -> tuple[State, Ruling]:
+    """Everything stays as it is until there is the capacity; too late, those meant are out."""
+    state = gate.state
+    if gate.late:
+        candidate = gate.late[0] if len(meant) > 1 else meant[0]
+        ruling = capacity.too_late(policy, gate, Verdict.ROLL_BACK, candidate)
+        return _rolled_back(policy, state, ruling)
+    assert gate.why is not None
+    split = state.split
+    ruling = Ruling(
+        Verdict.HOLD, "capacity", gate.why, split.weights, split.mirror, wishes=gate.wishes
+    )
+    return _kept(policy, state, ruling), ruling
+
+
 def _held(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruling]:
+    """Nothing moves but what the stage itself moves; what rises by that, too, needs capacity."""
+    assert state.rollout is not None
+    rising = _rising(state, ruling)
+    if not rising:
+        state = capacity.given_up(state, state.rollout.live)
+        return _kept(policy, state, ruling), ruling
+    gate = capacity.gate(policy, state, rising)
+    if gate.why is not None:
+        return _waiting(policy, gate, *rising)
+    return _kept(policy, gate.state, ruling), replace(ruling, wishes=gate.wishes)
+
+
+def _rising(state: State, ruling: Ruling) -> dict[str, int]:
+    """The candidates that the ruling gives more than they have, and what it gives them."""
+    rollout, split = state.rollout, state.split
+    assert rollout is not None
+    segments = split.segments if ruling.segments is None else ruling.segments
+    now = (split.weights, split.mirror, *split.segments.values())
+    then = (split.weights if ruling.weights is None else ruling.weights, ruling.mirror or {})
+    most = {arm: max(given.get(arm, 0) for given in now) for arm in rollout.live}
+    wanted = {
+        arm: max(given.get(arm, 0) for given in (*then, *segments.values())) for arm in rollout.live
+    }
+    return {arm: share for arm, share in wanted.items() if share > most[arm]}
+
+
+def _kept(policy: Policy, state: State, ruling: Ruling) -> State:
+    """The state with the split of a ruling that holds, in the phase that goes with its cause."""
     state = with_weights(policy, state, ruling)
     assert state.rollout is not None
     happening = (
@@ -88,7 +143,18 @@ def _held(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruling]:
         else ENTER[policy.spec.stages[state.rollout.stage].kind]
     )
     phase = after(state.phase, happening)
-    return (state if phase is state.phase else replace(state, phase=phase)), ruling
+    return state if phase is state.phase else replace(state, phase=phase)
+
+
+def without_gone(policy: Policy, state: State) -> tuple[State, Ruling | None]:
+    """A candidate that was deleted is out at once, whatever the phase."""
+    if not state.capacities or not state.is_judging or state.rollout is None:
+        return state, None
+    gone = next((arm for arm in state.rollout.live if capacity.is_gone(state, arm)), None)
+    if gone is None:
+        return state, None
+    ruling = Ruling(Verdict.ROLL_BACK, "gone", f"{gone} is gone from the cluster", candidate=gone)
+    return _rolled_back(policy, state, ruling)
 
 
 def _rolled_back(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruling]:
@@ -101,8 +167,33 @@ def _rolled_back(policy: Policy, state: State, ruling: Ruling) -> tuple[State, R
 
 def _advanced(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruling]:
     """On to the next step, the next stage, or, after the last one, to the promotion."""
-    rollout = state.rollout
-    assert rollout is not None
+    before = state.rollout
+    assert before is not None
+    rollout = _following(policy, state, before, ruling)
+    if rollout is None:
+        chosen = ruling.candidate or before.live[0]
+        promotion = replace(ruling, verdict=Verdict.PROMOTE, candidate=chosen)
+        state, ruled = _promoted(policy, state, promotion)
+        is_out = ruled.verdict is not Verdict.PROMOTE
+        return state, ruled if is_out else replace(ruled, candidate=ruling.candidate)
+    stage = policy.spec.stages[rollout.stage]
+    shares = capacity.shares(stage, rollout.step, rollout.live)
+    gate = capacity.gate(policy, state, shares)
+    if gate.why is not None:
+        return _waiting(policy, gate, *rollout.live)
+    state = gate.state
+    losers = tuple(name for name in before.live if name not in rollout.live)
+    phase = after(state.phase, ENTER[stage.kind])
+    tried = (*state.tried, *losers)
+    state = begun_step(replace(state, rollout=rollout, phase=phase, tried=tried))
+    state, entry = with_ruled_split(policy, state)
+    state = roles.left(state, losers, ArmRole.REJECTED)
+    entered = f"{ruling.reason}, {stage.kind} at {share_of(entry, rollout.live)}"
+    return state, replace(ruling, reason=entered, wishes=gate.wishes)
+
+
+def _following(policy: Policy, state: State, rollout: Rollout, ruling: Ruling) -> Rollout | None:
+    """The rollout in its next step or stage; None after the last one."""
     stages = policy.spec.stages
     canary = stages[rollout.stage].canary
     outcomes = candidate_outcomes(state)
@@ -120,16 +211,9 @@ def _advanced(policy: Policy, state: State, ruling: Ruling) -> tuple[State, Ruli
             stage_outcomes=outcomes,
             dropped=(*rollout.dropped, *losers),
         )
-        state = replace(state, tried=(*state.tried, *losers))
     else:
-        chosen = ruling.candidate or rollout.live[0]
-        return promote(state, chosen), replace(ruling, verdict=Verdict.PROMOTE)
-    rollout = replace(rollout, step_started=state.clock, step_outcomes=outcomes)
-    phase = after(state.phase, ENTER[stages[rollout.stage].kind])
-    state = begun_step(replace(state, rollout=rollout, phase=phase))
-    state, entry = with_ruled_split(policy, state)
-    entered = f"{ruling.reason}, {stages[rollout.stage].kind} at {share_of(entry, rollout.live)}"
-    return state, replace(ruling, reason=entered)
+        return None
+    return replace(rollout, step_started=state.clock, step_outcomes=outcomes)
 
 
 def begun_step(state: State) -> State:
@@ -154,13 +238,18 @@ def promote(state: State, candidate: str) -> State:
     assert rollout is not None
     state = _with_split(state, candidate, {candidate: BASIS}, Ruling(Verdict.PROMOTE, "", ""))
     losers = tuple(name for name in rollout.live if name != candidate)
-    return replace(
+    state = roles.left(state, losers, ArmRole.REJECTED)
+    state = roles.left(state, (rollout.champion,), ArmRole.RETIRED)
+    state = replace(
         state,
         phase=after(state.phase, Happening.PROMOTE),
         champion=candidate,
+        previous=rollout.champion,
         tried=(*state.tried, *losers),
+        intent=None,
         resume_phase=None,
     )
+    return capacity.given_up(state, rollout.live)
 
 
 def roll_back(policy: Policy, state: State) -> State:
@@ -169,13 +258,32 @@ def roll_back(policy: Policy, state: State) -> State:
     assert rollout is not None
     weights = {rollout.champion: BASIS}
     state = _with_split(state, rollout.champion, weights, Ruling(Verdict.ROLL_BACK, "", ""))
-    return replace(
+    state = roles.left(state, rollout.live, ArmRole.REJECTED)
+    state = replace(
         state,
         phase=after(state.phase, Happening.ROLL_BACK),
         tried=(*state.tried, *rollout.live),
         cooldown_until=state.clock + policy.spec.gates.cooldown,
+        intent=None,
         resume_phase=None,
     )
+    return capacity.given_up(state, rollout.live)
+
+
+def undo(policy: Policy, state: State) -> State:
+    """The champion before this one serves everything again; this one is not tried once more."""
+    back, undone = state.previous, state.champion
+    state = _with_split(state, back, {back: BASIS}, Ruling(Verdict.ROLL_BACK, "", ""))
+    state = replace(
+        state,
+        phase=after(state.phase, Happening.UNDO),
+        champion=back,
+        previous="",
+        tried=(*state.tried, undone),
+        cooldown_until=state.clock + policy.spec.gates.cooldown,
+        intent=None,
+    )
+    return capacity.given_up(roles.left(state, (undone,), ArmRole.RETIRED), (back,))
 
 
 def dropped(policy: Policy, state: State, names: tuple[str, ...]) -> State:
@@ -188,12 +296,20 @@ def dropped(policy: Policy, state: State, names: tuple[str, ...]) -> State:
         weight for arm, weight in weights.items() if arm != rollout.champion
     )
     state = with_weights(policy, state, Ruling(Verdict.HOLD, "", "", weights, segments={}))
+    state = capacity.given_up(roles.left(state, names, ArmRole.REJECTED), names)
+    if state.intent is not None and state.intent.arm in names:
+        state = replace(state, intent=None)
     state = steered(policy, state)
     situation = situated(policy, state)
     if situation is None or state.phase not in ACTIVE:
         return state
     ruling = decide.rule(policy.spec.stages[rollout.stage], situation)
-    return with_weights(policy, state, ruling) if ruling.verdict is Verdict.HOLD else state
+    if ruling.verdict is not Verdict.HOLD:
+        return state
+    # What rises here, and has not the capacity for it yet, rises when it is judged next.
+    rising = _rising(state, ruling)
+    is_ready = not rising or capacity.gate(policy, state, rising).why is None
+    return with_weights(policy, state, ruling) if is_ready else state
 
 
 def with_weights(policy: Policy, state: State, ruling: Ruling) -> State:

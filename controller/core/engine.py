@@ -3,15 +3,17 @@
 `step` folds events into a state. Nothing happens between ticks; at a tick, in this order:
 
     1. the clock moves            (it never goes back)
-    2. splits and versions are learnt
-    3. a confirmed promotion or roll-back settles, the queue moves on
+    2. splits, versions and capacities are learnt
+    3. a confirmed promotion or roll-back settles, arms without traffic leave, a candidate that was
+       deleted is out, the queue moves on
     4. exposures and rewards are joined, what is due closes, the estimators are fed
     5. operators are obeyed, in the order of the log; where none asked for anything,
-       the running stage gives its verdict
+       a cluster settles (its requests are known now), what they asked for before is carried out
+       if it had to wait, and the running stage gives its verdict
 
 What was ruled becomes a decision when it is news: any verdict but hold, any change of phase, cause
-or split. Live, replay and simulation call this one function with the same events and get the same
-decisions, bit for bit.
+or split, and whatever the cluster must do something for. Live, replay and simulation call this one
+function with the same events and get the same decisions, bit for bit.
 
 Invariant, checked after every tick: weights are positive and sum to 10 000; the champion of the
 split is the champion; a rollout that is on has its two arms; the epoch never falls.
@@ -21,15 +23,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
-from controller.core import admission, commands, conduct
+from controller.core import admission, capacity, commands, conduct, roles
 from controller.core.batch import MicroBatch, micro_batches
 from controller.core.case import steered
 from controller.core.decide.phases import IN_ROLLOUT, RESTING
 from controller.core.model import (
     BASIS,
+    CapacityEvent,
     CommandEvent,
     Decision,
     Effect,
@@ -82,6 +86,8 @@ def _tick(
     for event in micro.control:
         if isinstance(event, VersionEvent):
             state = admission.learn_version(state, event)
+        elif isinstance(event, CapacityEvent):
+            state = capacity.learn(state, event)
     state, decisions, effects = _move(policy, state, _queue_moves(policy, state), micro)
     state, rejected = observe(policy, state, micro)
     if rejected:
@@ -108,6 +114,7 @@ def _move(
         state, decision = _recorded(policy, before, state, ruling, micro.tick.offset)
         if decision is not None:
             decisions.append(decision)
+        effects += [replace(wish, decision=state.decisions) for wish in ruling.wishes]
         if state.split.epoch != before.split.epoch:
             effects.append(SetSplit(state.decisions, state.split))
     return state, decisions, effects
@@ -117,7 +124,8 @@ def _queue_moves(policy: Policy, state: State) -> list[Move]:
     """What may begin or end at this tick, before its data are looked at."""
     first: list[Move] = [partial(_first, policy)] if state.split.epoch == 0 else []
     waiting = [partial(admission.admit, policy)] * max(1, len(state.queue))
-    return [*first, _settled, *waiting]
+    leave = [partial(roles.farewell, policy), partial(conduct.without_gone, policy)]
+    return [*first, roles.settle, *leave, *waiting]
 
 
 def _command_moves(policy: Policy, micro: MicroBatch) -> list[Move]:
@@ -128,15 +136,17 @@ def _command_moves(policy: Policy, micro: MicroBatch) -> list[Move]:
 
 def _verdict_moves(policy: Policy) -> list[Move]:
     """Who decides where neither the queue nor an operator did."""
-    return [partial(_asked, policy), partial(conduct.judge, policy), admission.rest]
+    return [
+        roles.settle_in_cluster,
+        partial(_asked, policy),
+        partial(commands.pursue, policy),
+        partial(conduct.judge, policy),
+        admission.rest,
+    ]
 
 
 def _asked(policy: Policy, state: State) -> tuple[State, Ruling | None]:
     return steered(policy, state), None
-
-
-def _settled(state: State) -> tuple[State, Ruling | None]:
-    return admission.settle(state), None
 
 
 def _obey(policy: Policy, event: CommandEvent, state: State) -> tuple[State, Ruling | None]:
@@ -158,7 +168,7 @@ def _recorded(
     who = ruling.candidate or (", ".join(state.rollout.live) if state.rollout else "")
     state = evolve(state, said=Said(verdict, ruling.cause, ruling.reason, who))
     news = (state.phase.value, ruling.cause)
-    if verdict is Verdict.HOLD and not moved and news == state.recorded:
+    if verdict is Verdict.HOLD and not moved and news == state.recorded and not ruling.wishes:
         return state, None
     state = evolve(state, recorded=news, decisions=state.decisions + 1)
     # What led to it is what was known before: afterwards a candidate may have left.

@@ -32,8 +32,10 @@ from controller.core.counting import (
 )
 from controller.core.join import Absorbed, Dropped, JoinExposures, JoinRewards, JoinRule
 from controller.core.model import (
+    NO_EPOCH,
     Exposures,
     Int,
+    Phase,
     Reason,
     Rejected,
     Rewards,
@@ -88,11 +90,24 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
             state = count_dropped(state, [*dropped, closed.dropped], closed.joined)
     if len(micro.tallies.time):
         state = observe_tallies(policy, state, micro)
+    if state.phase in (Phase.PROMOTING, Phase.ROLLING_BACK):
+        state = _with_exposed_epoch(state, micro)
     # Only now: what is told of a unit counts from the next micro-batch on, so that it was known
     # before the arm that answers the unit could have a part in it.
     if len(micro.covariates.unit):
         state.covariates.learn(micro.covariates.unit, micro.covariates.value)
     return _counted(state, rejected), tuple(rejected)
+
+
+def _with_exposed_epoch(state: State, micro: MicroBatch) -> State:
+    """The latest split under which a request was answered; one that says none is dated."""
+    exposures, known = micro.exposures, state.known.get(state.in_force_epoch)
+    epochs = np.concatenate([exposures.epoch, micro.tallies.epoch])
+    exposed = max(state.exposed_epoch, int(epochs.max(initial=NO_EPOCH)))
+    unnamed = exposures.time[exposures.epoch == NO_EPOCH]
+    if known is not None and len(unnamed) and float(unnamed.max()) >= known.since:
+        exposed = max(exposed, known.epoch)
+    return evolve(state, exposed_epoch=exposed)
 
 
 def _taken_in(

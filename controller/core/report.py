@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from controller.core import estimate
 from controller.core.case import INTERVAL_ALPHA, evidence_of, signals, situated
@@ -18,9 +19,11 @@ from controller.core.decide.conditions import (
     all_conditions,
     promotion_alpha,
 )
+from controller.core.decide.situation import for_people
 from controller.core.estimate.effect import arm_interval
 from controller.core.model import (
     ArmReport,
+    ArmRole,
     ArmSummary,
     CandidateEvidence,
     GuardEvidence,
@@ -92,7 +95,17 @@ def _arm(
         units=summary.n,
         mean=summary.mean,
         interval=summary.interval,
+        ready=_runs(state, arm, "ready"),
+        replicas=_runs(state, arm, "replicas"),
     )
+
+
+def _runs(state: State, arm: str, what: Literal["ready", "replicas"]) -> int | None:
+    """How much of the arm runs, where the cluster says so."""
+    found = state.capacities.get(arm)
+    if found is None or found.state == "unknown":
+        return None
+    return found.ready if what == "ready" else found.replicas
 
 
 def _at(counts: Int, i: int) -> int:
@@ -133,6 +146,8 @@ def _health(policy: Policy, state: State) -> dict[str, Json]:
         "unattributed": state.unattributed,
         "split": "in force" if confirmed else "not yet confirmed by the router",
     }
+    if waited := _waited_for(policy, state):
+        health["waiting"] = waited
     if state.estimators is None or state.spec is None:
         return {"sample_ratio": "ok", "sample_ratio_evidence": 1.0, **health}
     seen = signals(policy, state)
@@ -146,6 +161,22 @@ def _health(policy: Policy, state: State) -> dict[str, Json]:
         now, before = seen.join_fall
         health["join_rate"] = {"now": rounded(now), "before": rounded(before)}
     return health
+
+
+def _waited_for(policy: Policy, state: State) -> str:
+    """What a model in a cluster waits for, one sentence each; empty where it waits for nothing."""
+    pace, found = policy.pace, list[str]()
+    for arm, since in state.waits.items():
+        left = for_people(since + pace.deadline_s - state.clock)
+        found.append(f"{arm} is given up in {left} unless enough of it is ready")
+    if state.intent is not None:
+        found.append(f"{state.intent.said}: waits for {state.intent.arm}")
+    for one in state.leaving:
+        stay_s = pace.retain_s if one.role is ArmRole.RETIRED else pace.drain_s
+        since = state.clock if one.since is None else one.since
+        left = for_people(max(0.0, since + stay_s - state.clock))
+        found.append(f"{one.arm} is scaled down in {left}")
+    return "; ".join(found)
 
 
 def evidence_summary(policy: Policy, state: State) -> dict[str, Json]:

@@ -20,9 +20,12 @@ from controller.core.estimate.health import JoinRate
 from controller.core.join import CovariateTable, Table
 from controller.core.model import (
     BASIS,
+    Capacity,
     EventBatch,
     Float,
     Int,
+    Intent,
+    Leaving,
     Phase,
     Rollout,
     Split,
@@ -125,6 +128,16 @@ class State:
     steering       what the bandit thought last; None where none is running
     join_rate      what share of the outcomes has a reward, now and before
     last_exposure  time of the latest exposure, -inf before the first
+    exposed_epoch  the latest split that a request was answered under, while one settles
+    previous       the champion before this one, which `undo` brings back; "" where there is none
+
+    Of models in a cluster only:
+    capacities     what is known of the arms that run there
+    full           replicas that serve everything, while some are asked for; else 0
+    asked          arm -> replicas that were asked for, of those that were not given back yet
+    waits          arm -> since when it has been waited for
+    leaving        arms that lost their traffic, and are scaled down when their time has come
+    intent         what an operator asked for, and has to wait
     """
 
     model: str
@@ -167,6 +180,14 @@ class State:
     join_rate: JoinRate = field(default_factory=JoinRate)
     last_exposure: float = float("-inf")
     steering: Steering | None = None
+    exposed_epoch: int = 0
+    previous: str = ""
+    capacities: dict[str, Capacity] = field(default_factory=dict)
+    full: int = 0
+    asked: dict[str, int] = field(default_factory=dict)
+    waits: dict[str, float] = field(default_factory=dict)
+    leaving: tuple[Leaving, ...] = ()
+    intent: Intent | None = None
     waiting: tuple[EventBatch, ...] = ()
 
     @property

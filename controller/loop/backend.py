@@ -15,7 +15,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 from controller.core.admission import is_new
-from controller.core.commands import legal_operation, misnamed
+from controller.core.commands import misnamed, unfit
 from controller.core.explain import explanation
 from controller.core.model import Json, Operation, Reason, Report, Role, Version
 from controller.core.record import decision_document
@@ -282,7 +282,7 @@ class LoopBackend:
 
     def _require(self, model: str, operation: Operation, version: str | None) -> None:
         state = self._turned[model].state
-        if not legal_operation(state, operation):
-            raise CommandError(f"{operation.value} does not fit: {model} is {state.phase.value}")
+        if (refusal := unfit(state, operation)) is not None:
+            raise CommandError(f"{operation.value} does not fit: {refusal}")
         if (fault := misnamed(state, operation, version)) is not None:
             raise CommandError(f"{operation.value}: {fault}")

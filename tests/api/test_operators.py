@@ -112,7 +112,7 @@ def test_a_command_that_does_not_fit_is_a_conflict(served: Served) -> None:
     assert served.client.post("/v1/models/digits/resume").json()["phase"] == "ramping"
 
 
-@pytest.mark.parametrize("operation", ["approve", "undo"])
+@pytest.mark.parametrize("operation", ["approve"])
 def test_what_is_not_there_yet_says_so(served: Served, operation: str) -> None:
     answer = served.client.post(f"/v1/models/digits/{operation}")
     assert answer.status_code == 501

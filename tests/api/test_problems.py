@@ -22,7 +22,7 @@ MODEL = "/v1/models/digits"
         ("DELETE", MODEL, 405),
         ("GET", f"{MODEL}/decisions?limit=0", 422),
         ("GET", f"{MODEL}/explain?decision=x", 422),
-        ("POST", f"{MODEL}/undo", 501),
+        ("POST", f"{MODEL}/approve", 501),
         ("POST", f"{MODEL}/resume", 409),
         ("POST", f"{MODEL}/candidates", 422),
     ],

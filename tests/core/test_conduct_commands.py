@@ -77,7 +77,6 @@ def test_a_paused_rollout_can_still_be_ended_by_hand(command):
         ([], "rollback", "idle"),
         ([], "resume", "idle"),
         ([], "approve", "idle"),
-        ([], "undo", "idle"),
         ([(21, "pause")], "pause", "paused"),
         ([(21, "pause")], "promote", "paused"),
         ([(21, "pause")], "rollback", "paused"),

@@ -50,6 +50,8 @@ def expected(phase: Phase, happening: Happening) -> Phase | None:  # noqa: PLR09
             return Phase.PROMOTING if in_rollout else None
         case Happening.ROLL_BACK:
             return Phase.ROLLING_BACK if in_rollout else None
+        case Happening.UNDO:
+            return Phase.ROLLING_BACK if resting else None
         case _:
             stage = STAGES[happening.value.removeprefix("enter_")]
             return stage if in_rollout or resting else None

@@ -31,6 +31,7 @@ class Happening(StrEnum):
     REFUSE = "refuse"
     PAUSE = "pause"
     REST = "rest"
+    UNDO = "undo"
 
 
 ENTER: Final[dict[Literal["shadow", "canary", "ab", "thompson"], Happening]] = {
@@ -71,6 +72,7 @@ def _table() -> dict[tuple[Phase, Happening], Phase]:
         table |= {(phase, happening): target for happening, target in _ENTRIES.items()}
         table[phase, Happening.REFUSE] = Phase.ROLLED_BACK
         table[phase, Happening.PAUSE] = Phase.PAUSED
+        table[phase, Happening.UNDO] = Phase.ROLLING_BACK
     table[Phase.PAUSED, Happening.REST] = Phase.IDLE
     table[Phase.PROMOTING, Happening.SETTLE] = Phase.PROMOTED
     table[Phase.ROLLING_BACK, Happening.SETTLE] = Phase.ROLLED_BACK

@@ -11,6 +11,11 @@ Times are epoch seconds (float64), shares are basis points (int, 10 000 is every
 
 from __future__ import annotations
 
+from controller.core.model.cluster import (
+    Capacity,
+    Intent,
+    Leaving,
+)
 from controller.core.model.decisions import (
     ClusterEffect,
     Decision,
@@ -87,6 +92,7 @@ __all__ = [
     "ArmSummary",
     "Bool",
     "CandidateEvidence",
+    "Capacity",
     "CapacityEvent",
     "Cells",
     "ClusterEffect",
@@ -103,9 +109,11 @@ __all__ = [
     "GuardEvidence",
     "Health",
     "Int",
+    "Intent",
     "Json",
     "KeepRejected",
     "Key",
+    "Leaving",
     "Lift",
     "Operation",
     "Outcomes",

@@ -58,6 +58,7 @@ class Ruling:
     weights  the split wanted from now on; None leaves it as it is
     segments weights of their own, by header value
     candidate  whom the verdict means, where there are several
+    wishes   what the cluster must do for it; their number is that of the decision they become
     """
 
     verdict: Verdict
@@ -67,6 +68,7 @@ class Ruling:
     mirror: dict[str, int] | None = None
     segments: dict[str, dict[str, int]] | None = None
     candidate: str = ""
+    wishes: tuple[ClusterEffect, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from controller.core.model.words import Json, Phase, Role, Verdict
 class ArmReport:
     """One arm, for people: totals over the life of the log, mean and interval of the rollout.
 
+    ready, replicas  of an arm in a cluster: those that answer, those that are wanted; else None
     units, mean, interval  of what is analysed (see `Outcomes.analysed`) in the present rollout, or
                            of all outcomes when no rollout is on
     """
@@ -28,6 +29,8 @@ class ArmReport:
     units: int
     mean: float | None
     interval: tuple[float, float] | None
+    ready: int | None = None
+    replicas: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
