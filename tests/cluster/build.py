@@ -144,6 +144,9 @@ def build(say: Say = print) -> Tools:
     here = folder()
     (here / "bin").mkdir(parents=True, exist_ok=True)
     with _lock(root() / "lock", say):
+        # Under the lock nobody builds: what is there was left by one that was killed.
+        for left in root().glob(".building-*"):
+            shutil.rmtree(left)
         _build(here, say)
     tools = find()
     assert tools is not None
