@@ -155,7 +155,15 @@ def test_says_what_it_decides_in_status_and_events(scene: Scene) -> None:
 
     def row() -> list[str]:
         table = scene.cluster.kubectl("get", "rop", "-n", scene.namespace, MODEL).splitlines()
-        assert table[0].split()[:7] == "NAME MODEL PHASE CHAMPION CANDIDATE STEP WEIGHT".split()
+        assert table[0].split()[:7] == [
+            "NAME",
+            "MODEL",
+            "PHASE",
+            "CHAMPION",
+            "CANDIDATE",
+            "STEP",
+            "WEIGHT",
+        ]
         return table[1].split()
 
     scene.until(
