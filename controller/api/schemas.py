@@ -62,6 +62,8 @@ class ArmView(Answer):
     interval: Interval | None = Field(description="confidence sequence of the mean")
     errors: int
     units: int = Field(description="what mean and interval are made of")
+    ready: int | None = Field(description="replicas that answer; null outside of a cluster")
+    replicas: int | None = Field(description="replicas that are wanted; null outside of a cluster")
 
     @classmethod
     def of(cls, arm: ArmReport) -> ArmView:
@@ -80,6 +82,8 @@ class ArmView(Answer):
             interval=None if low_high is None else (_number(low_high[0]), _number(low_high[1])),
             errors=arm.errors,
             units=arm.units,
+            ready=arm.ready,
+            replicas=arm.replicas,
         )
 
 
@@ -139,6 +143,7 @@ class ModelReport(Summary):
                             "weight_in_force": 9500, "exposures": 4012, "outcomes": 3900,
                             "pending": 112, "rewards": 1209, "mean": 0.31,
                             "interval": [0.29, 0.33], "errors": 0, "units": 3900,
+                            "ready": 6, "replicas": 6,
                         }
                     ],
                     "lift": {"v2": {"estimate": 0.04, "interval": [-0.01, 0.09]}},

@@ -435,7 +435,7 @@ _choice(Operation.PROMOTE, "Promote the candidate now.")
 _choice(Operation.ROLLBACK, "Roll the candidate back now; all of them, if none is named.")
 _operation(Operation.PAUSE, "Keep the split as it is, until `resume`.")
 _operation(Operation.RESUME, "Go on after `pause`.")
-_operation(Operation.UNDO, "Bring the champion before this one back.")
+_operation(Operation.UNDO, "Bring the champion before this one back; this one is not tried again.")
 
 
 @app.command(name="ledger")

@@ -8,8 +8,8 @@
        deleted is out, the queue moves on
     4. exposures and rewards are joined, what is due closes, the estimators are fed
     5. operators are obeyed, in the order of the log; where none asked for anything,
-       what they asked for before is carried out if it had to wait, and the running stage gives
-       its verdict
+       a cluster settles (its requests are known now), what they asked for before is carried out
+       if it had to wait, and the running stage gives its verdict
 
 What was ruled becomes a decision when it is news: any verdict but hold, any change of phase, cause
 or split, and whatever the cluster must do something for. Live, replay and simulation call this one
@@ -137,6 +137,7 @@ def _command_moves(policy: Policy, micro: MicroBatch) -> list[Move]:
 def _verdict_moves(policy: Policy) -> list[Move]:
     """Who decides where neither the queue nor an operator did."""
     return [
+        roles.settle_in_cluster,
         partial(_asked, policy),
         partial(commands.pursue, policy),
         partial(conduct.judge, policy),

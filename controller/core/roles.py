@@ -46,17 +46,25 @@ QUIET_S: Final = 10.0
 
 def settle(state: State) -> tuple[State, Ruling | None]:
     """A promotion or a roll-back ends when the routers have confirmed its split."""
-    if state.phase not in (Phase.PROMOTING, Phase.ROLLING_BACK):
+    if state.phase not in (Phase.PROMOTING, Phase.ROLLING_BACK) or is_clustered(state):
         return state, None
-    settled = evolve(state, phase=after(state.phase, Happening.SETTLE))
-    if not is_clustered(state):
-        waited_s = state.clock - state.changed_at
-        is_over = state.in_force_epoch >= state.split.epoch or waited_s >= SETTLE_LIMIT_S
-        return (settled if is_over else state), None
+    waited_s = state.clock - state.changed_at
+    if state.in_force_epoch < state.split.epoch and waited_s < SETTLE_LIMIT_S:
+        return state, None
+    return evolve(state, phase=after(state.phase, Happening.SETTLE)), None
+
+
+def settle_in_cluster(state: State) -> tuple[State, Ruling | None]:
+    """The same where arms are labelled and scaled down then: when requests were answered, too.
+
+    Called when the tick's requests are known: before, a model that is asked looks as if it was not.
+    """
+    if state.phase not in (Phase.PROMOTING, Phase.ROLLING_BACK) or not is_clustered(state):
+        return state, None
     seen = _seen(state)
     if seen is None:
         return state, None
-    return _crowned(settled, seen)
+    return _crowned(evolve(state, phase=after(state.phase, Happening.SETTLE)), seen)
 
 
 def _seen(state: State) -> str | None:

@@ -39,7 +39,8 @@ def takes(found: Object, field: Field, wanted: str, remedy: str) -> bool:
             f"Understudy had it; Understudy wants {wanted}. Remove the annotation "
             f"{FIELDS} to hand it over again"
         )
-    return bool(others)
+    # Of what nobody is noted to own, the API server makes a writer "before-first-apply".
+    return bool(others) or (not owners and value(found, field) is not None)
 
 
 def writers(found: Object, field: Field) -> str:

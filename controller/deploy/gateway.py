@@ -35,16 +35,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from controller.deploy.carrying import ObjectRouter, Standing
-from controller.deploy.client import Connection, FieldConflict, NotFound, Object, Resource, Stale
+from controller.deploy.client import Connection, Resource
 from controller.deploy.found import Key
 from controller.deploy.keeping import Kept
-from controller.deploy.routes import Wanted, patch, standing, wanted
-from controller.errors import Permanent, Retryable
+from controller.deploy.routes import patch, standing, wanted
 from controller.router.snapshot import RoutedModel
 
 HTTP_ROUTES: Final = Resource("gateway.networking.k8s.io/v1", "httproutes", "HTTPRoute")
-
-_LOOKS: Final = 4
 
 
 class GatewayRouter(ObjectRouter):
@@ -62,42 +59,25 @@ class GatewayRouter(ObjectRouter):
         clock: Callable[[], float],
     ) -> None:
         kept = Kept(
-            connection, HTTP_ROUTES, namespaces=namespaces, clock=clock, changed=self._noticed
+            connection,
+            HTTP_ROUTES,
+            namespaces=namespaces,
+            clock=clock,
+            changed=self._noticed,
         )
         super().__init__(kept, clock)
-        self._connection = connection
         self._written: dict[Key, str] = {}
 
     def carry(self, model: RoutedModel) -> None:
         """Write the weights and read them back."""
         want = wanted(model)
-        found = self._kept.get(want.key) or self._fetch(want)
-        for _ in range(_LOOKS):
-            change = patch(found, want)
-            if change is None:
-                self._written[want.key] = found["metadata"]["uid"]
-                return
-            try:
-                path = HTTP_ROUTES.path(*want.key)
-                answer = self._connection.apply(path, change.body, force=change.force)
-                found = self._kept.put(answer)
-            except (Stale, FieldConflict, NotFound):
-                found = self._fetch(want)
-        raise Retryable(f"HTTPRoute {'/'.join(want.key)} is changed by somebody else all the time")
+        found = self._kept.write(want.key, lambda route: patch(route, want))
+        self._written[want.key] = found["metadata"]["uid"]
 
     def standing(self, model: RoutedModel) -> Standing:
         """From the route as it was seen last."""
         want = wanted(model)
         return standing(self._kept.get(want.key), want)
-
-    def _fetch(self, want: Wanted) -> Object:
-        try:
-            return self._kept.fetch(want.key)
-        except NotFound as exc:
-            raise Permanent(
-                f"there is no HTTPRoute {want.key[1]} in namespace {want.key[0]} ({exc}): create "
-                "it, or name another one in deploy.gateway.route"
-            ) from exc
 
     def _noticed(self, key: Key) -> None:
         """A route that was deleted and created again knows nothing of a split."""

@@ -15,14 +15,24 @@ from typing import Final
 
 import structlog
 
-from controller.deploy.client import Change, Connection, NotFound, Object, Resource
+from controller.deploy.client import (
+    Change,
+    Connection,
+    FieldConflict,
+    NotFound,
+    Object,
+    Resource,
+    Stale,
+)
 from controller.deploy.found import Key, key_of
+from controller.deploy.plan import Patch
 from controller.deploy.watching import Feed, Watcher
-from controller.errors import BackendError
+from controller.errors import BackendError, Retryable
 
 UNKNOWN_AFTER_S: Final = 10.0
 _PROBE_AFTER_S: Final = 4.0
 _GLANCE_S: Final = 1.0
+_LOOKS: Final = 4
 
 log = structlog.get_logger()
 
@@ -41,7 +51,7 @@ class Kept:
         *,
         namespaces: Sequence[str],
         clock: Callable[[], float],
-        changed: Callable[[Key], None] = lambda _: None,
+        changed: Callable[[Key], None],
     ) -> None:
         self._connection = connection
         self._resource = resource
@@ -109,9 +119,41 @@ class Kept:
         """An object as it is now. Raises `NotFound`."""
         try:
             return self.put(self._connection.get(self._resource.path(*key)))
-        except NotFound:
+        except NotFound as exc:
             self._drop(key)
-            raise
+            raise NotFound(
+                f"there is no {self._resource.kind} {key[1]} in namespace {key[0]} ({exc}): "
+                "create it, or name another one in the policy"
+            ) from exc
+
+    def write(self, key: Key, step: Callable[[Object], Patch | None]) -> Object:
+        """Apply what `step` makes of the object until it makes nothing; gives what there is then.
+
+        What was seen last is looked at first, so that a change is one request. What `step` raises
+        of that is believed only when it was read anew.
+        """
+        found = self.get(key)
+        is_fresh = found is None
+        found = found or self.fetch(key)
+        for _ in range(_LOOKS):
+            try:
+                change = step(found)
+                if change is None:
+                    return found
+                found = self._apply(key, change)
+                is_fresh = True
+            except (Stale, FieldConflict):
+                found, is_fresh = self.fetch(key), True
+            except BackendError:
+                if is_fresh:
+                    raise
+                found, is_fresh = self.fetch(key), True
+        what = f"{self._resource.kind} {'/'.join(key)}"
+        raise Retryable(f"{what} is changed by somebody else all the time")
+
+    def _apply(self, key: Key, change: Patch) -> Object:
+        path = self._resource.path(*key)
+        return self.put(self._connection.apply(path, change.body, force=change.force))
 
     def put(self, found: Object) -> Object:
         """Keep what the API server answered; gives the newest that is known."""

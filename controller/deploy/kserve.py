@@ -26,10 +26,9 @@ from controller.core.model import PointService, Scale, SetRole, Version
 from controller.core.policy import Policy
 from controller.core.policy.deploy import Deploy
 from controller.deploy.carrying import ObjectRouter, Standing
-from controller.deploy.client import Connection, FieldConflict, NotFound, Object, Resource, Stale
+from controller.deploy.client import Connection, NotFound, Object, Resource
 from controller.deploy.found import Key, out_of_sight
 from controller.deploy.inference import (
-    PERCENT,
     arms,
     percent_patch,
     promote,
@@ -39,16 +38,14 @@ from controller.deploy.inference import (
     standing,
 )
 from controller.deploy.keeping import Kept
-from controller.deploy.plan import Patch, value
+from controller.deploy.plan import Patch
 from controller.deploy.target import FoundArm, Order
-from controller.errors import Conflict, Permanent, Retryable
+from controller.errors import Permanent
 from controller.router.snapshot import RoutedModel
 
 INFERENCE_SERVICES: Final = Resource(
     "serving.kserve.io/v1beta1", "inferenceservices", "InferenceService"
 )
-
-_LOOKS: Final = 4
 
 
 class InferenceServices(ObjectRouter):
@@ -75,7 +72,6 @@ class InferenceServices(ObjectRouter):
             changed=self._noticed,
         )
         super().__init__(kept, clock)
-        self._connection = connection
         self._told = changed
         self._models: dict[Key, str] = {}
         self._writing = threading.Lock()
@@ -168,38 +164,9 @@ class InferenceServices(ObjectRouter):
     # --- writing --------------------------------------------------------------------------------
 
     def _until(self, key: Key, step: Callable[[Object], Patch | None]) -> None:
-        """Look and apply until there is nothing to do. What was seen last is looked at first."""
         self._kept.start()
         with self._writing:
-            found = self._kept.get(key) or self._fetch(key)
-            for _ in range(_LOOKS):
-                change = step(found)
-                if change is None:
-                    return
-                try:
-                    found = self._apply(key, change)
-                except (Stale, FieldConflict, NotFound):
-                    found = self._fetch(key)
-        raise Retryable(f"InferenceService {'/'.join(key)} is changed by somebody all the time")
-
-    def _apply(self, key: Key, change: Patch) -> Object:
-        path = INFERENCE_SERVICES.path(*key)
-        answer = self._connection.apply(path, change.body, force=change.force)
-        if value(answer, PERCENT) != value(change.body, PERCENT):
-            raise Conflict(
-                f"InferenceService {'/'.join(key)}: {'.'.join(PERCENT)} stays "
-                f"{value(answer, PERCENT)}: somebody else owns it, too"
-            )
-        return self._kept.put(answer)
-
-    def _fetch(self, key: Key) -> Object:
-        try:
-            return self._kept.fetch(key)
-        except NotFound as exc:
-            raise NotFound(
-                f"there is no InferenceService {key[1]} in namespace {key[0]} ({exc}): create it, "
-                "or name another one in deploy.kserve.service"
-            ) from exc
+            self._kept.write(key, step)
 
 
 def _key(deploy: Deploy | None, namespace: str) -> Key:

@@ -324,6 +324,7 @@ class ClusterPolicies:
             held.told = said
             is_in_force = held.in_force is not None
             self._listener.judged(held.reference, validity, held.status, is_in_force=is_in_force)
+            held.status = {}  # whoever listens has it; a thousand of them are megabytes
 
 
 def _key(found: Object) -> Key:

@@ -114,6 +114,11 @@ class Ledger:
         """
         return self._term is None or self.newest_term().number == self._term
 
+    def require_current(self) -> None:
+        """Raise `Deposed` where `is_current` is False: to be asked before acting on the world."""
+        if self._term is not None:
+            terms.compare(self.newest_term(), self._term)
+
     def newest_term(self) -> Term:
         """Who leads now, as far as this ledger knows; number 0 when nobody ever did."""
         with mapped_errors(), reading(self._engine) as connection:

@@ -46,7 +46,11 @@ def require(connection: Connection, number: int) -> None:
         Deposed: a newer one was taken.
     """
     _lock(connection, alone=False)
-    found = newest(connection)
+    compare(newest(connection), number)
+
+
+def compare(found: Term, number: int) -> None:
+    """Raise `Deposed` unless the newest term is this one."""
     if found.number != number:
         raise Deposed(
             f"{found.holder} leads since term {found.number} began; this controller had term "

@@ -149,6 +149,7 @@ class Actor:
         assert isinstance(effect, Scale | SetRole | PointService)
         if target is None:
             raise Permanent("the policy has no `deploy` any more that could say where it runs")
+        self._ledger.require_current()
         decision = self._ledger.decision(model, pending.number)
         order = Order(
             model=model,

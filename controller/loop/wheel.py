@@ -29,7 +29,7 @@ from typing import Protocol
 import structlog
 
 from controller.core.decide.phases import ACTIVE
-from controller.core.model import Json, Split
+from controller.core.model import Json, Phase, Split
 from controller.core.state import State
 from controller.errors import Deposed, InvariantError, Retryable, UnderstudyError
 from controller.ledger import Ledger
@@ -215,13 +215,28 @@ class Wheel:
 
     async def _try_turn(self) -> None:
         async with self._turn_lock:
+            await self._guarded(LOG, self._notice())
             if self._deposed is not None:
                 return
             self._take_up()
             if await self._guarded(LOG, self._fill()) and await self._guarded(LOG, self._tick()):
                 for model in sorted(self._due):
                     await self._guarded(model, self._fold(model))
-            await self._guarded(ROUTER, self._act())
+            if self._deposed is None:
+                await self._guarded(ROUTER, self._act())
+
+    async def _notice(self) -> None:
+        """Find out that another controller leads also where nothing is to be written.
+
+        A ledger out of reach does not tell, and is the trouble of the folds of this turn.
+        """
+        if self._deposed is None:
+            with suppress(Retryable):
+                await self._lead()
+
+    async def _lead(self) -> None:
+        """Make sure that no other controller leads before anything is said to the routers."""
+        await asyncio.to_thread(self._ledger.require_current)
 
     async def _guarded(self, who: str, work: Coroutine[None, None, None]) -> bool:
         """Do the work; when it fails, hold and say so."""
@@ -235,11 +250,6 @@ class Wheel:
         if self.troubles.pop(who, None) is not None:
             self._worried()
         return True
-
-    async def _lead(self) -> None:
-        """Make sure that no other controller leads before anything is said to the routers."""
-        if not await asyncio.to_thread(self._ledger.is_current):
-            raise Deposed("another controller leads")
 
     def _take_up(self) -> None:
         """Adopt the policies that came, changed or went."""
@@ -311,8 +321,12 @@ class Wheel:
         if state is None or model in self._restless or model in self.troubles:
             return True
         is_waiting = any(t.pending.any() for t in state.joins) or state.phase in ACTIVE
+        is_moving = state.phase in {Phase.PROMOTING, Phase.ROLLING_BACK}
+        is_scaling = bool(state.waits or state.leaving) or state.intent is not None
         unsettled = state.in_force_epoch < state.split.epoch
-        return is_waiting or unsettled or now - self._ticked[model] >= IDLE_TICK_S
+        if is_waiting or is_moving or is_scaling or unsettled:
+            return True
+        return now - self._ticked[model] >= IDLE_TICK_S
 
     async def _fold(self, model: str) -> None:
         turned = await asyncio.to_thread(self._folds[model].turn)

@@ -26,7 +26,7 @@ _PROBED = ("/ready", "/stats/prometheus")
 
 def document(*, node: str, xds: str, admin: str) -> bytes:
     """The bootstrap of a local Envoy; `xds` and `admin` are paths of unix sockets."""
-    plane = _plane("STATIC", [{"pipe": {"path": xds}}], http2={})
+    plane = {"type": "STATIC", **_plane([{"pipe": {"path": xds}}], http2={})}
     return msgspec.json.encode(
         {
             "node": {"id": node, "cluster": "understudy"},
@@ -53,8 +53,7 @@ def remote(
     probe  where it answers GET /ready and GET /stats/prometheus to others, and nothing else
     """
     pings = {"connection_keepalive": {"interval": "5s", "timeout": "3s"}}
-    plane = _plane("STRICT_DNS", [_address(*each) for each in xds], http2=pings)
-    plane |= {"dns_refresh_rate": "2s", "dns_lookup_family": "ALL"}
+    plane = {"cluster_type": _by_name(), **_plane([_address(*each) for each in xds], http2=pings)}
     resources: dict[str, Any] = {"clusters": [plane]}
     if probe is not None:
         resources["clusters"].append(_admin_cluster(admin))
@@ -74,6 +73,8 @@ def _dynamic() -> dict[str, Any]:
         "ads_config": {
             "api_type": "GRPC",
             "transport_api_version": "V3",
+            # Who a router is takes 60 kB, most of it a list of what Envoy can do.
+            "set_node_on_first_message_only": True,
             "grpc_services": [service],
         },
         "cds_config": _source(),
@@ -85,12 +86,15 @@ def _source() -> dict[str, Any]:
     return {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
 
 
-def _plane(
-    kind: str, addresses: Sequence[Mapping[str, Any]], *, http2: Mapping[str, Any]
-) -> dict[str, Any]:
+def _by_name() -> dict[str, Any]:
+    """Every address of a name, asked for often: controllers come and go."""
+    kind = {"@type": f"{_TYPE}clusters.dns.v3.DnsCluster", "dns_refresh_rate": "2s"}
+    return {"name": "dns", "typed_config": {**kind, "dns_lookup_family": "ALL"}}
+
+
+def _plane(addresses: Sequence[Mapping[str, Any]], *, http2: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": "xds",
-        "type": kind,
         "connect_timeout": "1s",
         "typed_extension_protocol_options": {
             _OPTIONS: {

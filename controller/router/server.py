@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 
 from controller.errors import Permanent
@@ -47,6 +48,7 @@ from controller.router.snapshot import (
     Snapshot,
     check,
     eds_names,
+    of_resources,
     union,
 )
 
@@ -58,6 +60,7 @@ _OPTIONS = (
     # for ever, and no split would be in force at all of them again.
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),  # else a ping, also one of keep-alive, may take a minute
     ("grpc.http2.max_pings_without_data", 0),
     # Routers ping as well, more often than gRPC takes for polite.
     ("grpc.http2.max_ping_strikes", 0),
@@ -183,7 +186,7 @@ class ControlPlane:
 
     async def _follow(self, node: _Node) -> None:
         """Bring the node to the present snapshot, again whenever that changes."""
-        await _until(node, lambda: CDS in node.subscriptions)
+        await _until(node, lambda: CDS in node.subscriptions or EDS in node.subscriptions)
         key = _NodeKey(node)
         self._nodes.add(key)
         try:
@@ -214,6 +217,8 @@ class ControlPlane:
         base = node.applied or self._accepted
         wide = union(base, target) if base is not None else target
         node.is_torn = True
+        if CDS not in node.subscriptions:
+            await _unblock(node, wide)
         for kinds in ((CDS, EDS), (LDS,), (RDS,)):
             await _send(node, wide, *kinds)
         node.applied, node.is_torn = target, False
@@ -328,6 +333,25 @@ async def _send(node: _Node, built: Snapshot, *kinds: str) -> None:
         await _until(node, lambda: all(s.is_acked for _, s in sent) or _refusal(sent))
     if refusal := _refusal(sent):
         raise refusal
+
+
+async def _unblock(node: _Node, built: Snapshot) -> None:
+    """Give endpoints to a node that asks for them before it asks for clusters.
+
+    That is an Envoy whose last connection broke between the two: it asks for clusters only once it
+    has the endpoints of those that it has got, and waits for them without an end. For a cluster
+    that there is no more, it gets none. Raises TimeoutError when it still does not ask.
+    """
+    names = sorted(node.subscriptions[EDS].names)
+    known = built.resources[EDS]
+    assignments = {
+        name: known.get(name, endpoint_pb2.ClusterLoadAssignment(cluster_name=name))
+        for name in names
+    }
+    resources = {**built.resources, EDS: assignments}
+    async with asyncio.timeout(ACK_TIMEOUT_S):
+        _push(node, EDS, of_resources(resources, built.epochs))
+        await _until(node, lambda: CDS in node.subscriptions)
 
 
 def _push(node: _Node, kind: str, built: Snapshot) -> _Subscription:

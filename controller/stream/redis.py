@@ -23,7 +23,7 @@ address):
 
 `replicas=N` makes an append wait until N replicas have it, so that it survives a failover. A Redis
 that may evict our keys when its memory is full is refused: the log is not a cache. It lives in
-memory as a whole: some 20 to 50 bytes per event.
+memory as a whole: about 45 bytes per exposure.
 
 Rejected: an entry per event (ten times the memory), ids made by Redis (offsets must be dense),
 MULTI (the offsets must be known before what is written is), a key prefix per model as hash tag (see

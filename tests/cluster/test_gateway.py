@@ -292,6 +292,20 @@ def test_rules_that_somebody_applies_are_not_taken(world: World) -> None:
     assert world.weights() == {"digits": 1}
 
 
+def test_rules_that_were_applied_once_are_handed_over_by_forgetting_who_did(world: World) -> None:
+    """The command of docs/gateway-api.md."""
+    body = {"spec": {"parentRefs": [PARENT], "rules": [OTHER_RULE, model_rule()]}}
+    head = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute"}
+    named = {"metadata": {"name": "public"}}
+    world.cluster.admin.apply(world.where, head | named | body, "flux")
+    forget = '[{"op":"replace","path":"/metadata/managedFields","value":[{}]}]'
+    arguments = ("httproute", "public", "-n", world.namespace, "--type=json", "-p", forget)
+    world.cluster.kubectl("patch", *arguments)
+    world.publish(1, {"v1": 9_500, "v2": 500})
+    world.publish(2, {"v1": 7_500, "v2": 2_500})
+    assert world.weights() == {V1: 7_500, V2: 2_500}
+
+
 def test_who_applies_after_us_is_told(world: World) -> None:
     world.create()
     world.publish(1, {"v1": 9_500, "v2": 500})

@@ -1,4 +1,8 @@
-"""Orders posted to a real HTTP server, about Deployments of the real API server."""
+"""Orders posted to a real HTTP server, about Deployments of the real API server.
+
+The contract of targets (target_contract.py) reads back from the cluster what was ordered. Here
+somebody else makes it so, later, so these tests look at what was posted.
+"""
 
 from __future__ import annotations
 

@@ -367,6 +367,7 @@ ARMS = ("v1", "v2", "v3")
 HAPPENINGS = st.lists(
     st.one_of(
         st.tuples(st.just("capacity"), st.sampled_from(ARMS), st.integers(0, 7)),
+        st.tuples(st.just("capacity"), st.sampled_from(ARMS), st.integers(3, 7)),
         st.tuples(st.just("lost"), st.sampled_from(ARMS), st.sampled_from(["unknown", "gone"])),
         st.tuples(st.just("offered"), st.sampled_from(ARMS[1:]), st.none()),
         st.tuples(
@@ -408,6 +409,17 @@ def happen(model: Cluster, kind: str, what, more) -> None:
             model.ticks(float(what))
 
 
+def begun(rules) -> Cluster:
+    """Two candidates are there; one runs, the other not yet."""
+    model = Cluster(rules).started(full=4)
+    model.offered("v2")
+    model.offered("v3")
+    model.capacity("v2", 4)
+    model.capacity("v3", 0, 1)
+    model.ticks(20)
+    return model
+
+
 def given_to(split) -> dict[str, int]:
     """The greatest share that each arm has in any of the split's weights."""
     each = (split.weights, split.mirror, *split.segments.values())
@@ -418,7 +430,7 @@ def given_to(split) -> dict[str, int]:
 @given(POLICIES, HAPPENINGS)
 def test_no_candidate_gets_more_traffic_than_it_is_ready_for(rules, happenings):
     """The oracle reads the log alone: what was ready for 10 s when a split rose."""
-    model = Cluster(rules).started(full=4)
+    model = begun(rules)
     for happening in happenings:
         happen(model, *happening)
     model.tick()
@@ -451,7 +463,7 @@ def test_no_candidate_gets_more_traffic_than_it_is_ready_for(rules, happenings):
 @settings(max_examples=30, deadline=None)
 @given(POLICIES, HAPPENINGS, st.data())
 def test_any_log_gives_the_same_decisions_and_effects_however_it_is_cut(rules, happenings, data):
-    model = Cluster(rules).started(full=4)
+    model = begun(rules)
     for happening in happenings:
         happen(model, *happening)
     model.tick()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from controller.core.policy import Pace, parse
+from controller.core.policy import Pace, parse, warnings
 from tests.core.policy_texts import document, fault_at, faults, written
 
 KUBERNETES: dict[str, Any] = {"service": "digits", "port": 8080}
@@ -102,3 +102,25 @@ def test_the_pace_is_the_targets_and_that_of_its_defaults_without_one():
     assert policy({"kubernetes": KUBERNETES | times}).pace == Pace(1.0, 120.0, 10_800.0, 4.0)
     assert policy(None).pace == policy({"kubernetes": KUBERNETES}).pace
     assert policy({"kserve": KSERVE}).pace == Pace(10.0, 600.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("times", "path", "word"),
+    [
+        ({"progress_deadline": "5s"}, "spec.deploy.kubernetes.progress_deadline", "warm up"),
+        ({"retain": "1m"}, "spec.deploy.kubernetes.retain", "undo"),
+    ],
+)
+def test_times_that_cannot_work_are_warned_of(times, path, word):
+    (advice,) = [a for a in warnings(policy({"kubernetes": KUBERNETES | times})) if a.path == path]
+    assert word in advice.sentence
+    assert not [a for a in warnings(policy({"kubernetes": KUBERNETES})) if "deploy" in a.path]
+
+
+def test_a_unit_that_the_split_does_not_know_is_warned_of():
+    route = {"prefix": "/m/", "unit": {"header": "x-user-id"}}
+    deploy = {"kubernetes": KUBERNETES, "gateway": GATEWAY}
+    assert "spec.route.unit" in [a.path for a in warnings(policy(deploy, route=route))]
+    assert "spec.route.unit" not in [
+        a.path for a in warnings(policy({"kubernetes": KUBERNETES}, route=route))
+    ]

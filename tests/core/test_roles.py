@@ -34,8 +34,7 @@ def promoted(traffic: bool = True) -> Cluster:
 
 def test_a_promotion_settles_when_routers_and_requests_have_the_split():
     model = promoted()
-    model.tick()
-    (settled,) = model.tick()
+    settled, *_ = model.tick()
     assert (settled.cause, settled.phase) == ("settled", Phase.PROMOTED)
     assert settled.reason == "v2 is the champion: requests were answered under split 3"
     assert wanted(model.told, settled.number) == [
@@ -48,7 +47,7 @@ def test_a_promotion_settles_when_routers_and_requests_have_the_split():
 def test_without_traffic_a_promotion_settles_after_ten_seconds():
     model = promoted(traffic=False)
     assert model.tick() == []
-    (settled,) = model.tick()
+    settled, *_ = model.tick()
     assert settled.reason == ("v2 is the champion: nobody asked anything under split 3 for 10 s")
 
 

@@ -149,6 +149,9 @@ def test_whoever_is_deposed_writes_nothing_of_anything(ledger, second, decide, s
     getattr(second, method)(*arguments, **options)
     assert not ledger.is_current()
     assert second.is_current()
+    second.require_current()
+    with pytest.raises(Deposed, match="b leads since term 2"):
+        ledger.require_current()
 
 
 def test_whoever_begins_a_term_again_may_write_again(ledger, second, decide):

@@ -153,7 +153,7 @@ async def _story(folder):
         assert report.health["split"].startswith("refused by the router")
         assert backend.ready()["splits"] is not True
         router.is_mended = True
-        await _until(lambda: backend.report("digits").epoch_in_force == 1)
+        await _until(lambda: told[-1].epoch_in_force == 1)
         assert "trouble" not in told[-1].health
         assert told[-1].health["split"] == "in force"
         backend.wheel.stop()

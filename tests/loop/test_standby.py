@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from controller.core.model import Operation, Phase
 from controller.core.policy import parse
 from controller.core.record import decision_document
-from controller.errors import Standby
+from controller.errors import Deposed, Standby
 from controller.ledger import open_ledger
 from controller.loop.backend import LoopBackend
 from controller.loop.fold import Fold, PolicySource, Turned
@@ -257,6 +257,24 @@ def test_a_snapshot_that_cannot_be_read_is_the_trouble_of_its_model_alone(make, 
     assert "snapshot" in str(standby.backend.report("m").health["trouble"])
     assert standby.backend.report("m").arms == known
     assert "trouble" not in standby.backend.report("n").health
+
+
+def test_a_leader_in_which_nothing_happens_is_deposed_at_its_next_turn_all_the_same(make):
+    leader, other = make("one"), make("two")
+    asyncio.run(_deposed(leader, other))
+
+
+async def _deposed(leader: Controller, other: Controller) -> None:
+    wheel = leader.lead()
+    await wheel._try_turn()
+    await wheel._try_turn()
+    other.ledger.begin_term("two")
+    published, log_end = dict(leader.router.epochs), len(list(leader.stream.read("m", 0)))
+    wheel._states.clear()  # an idle model is not folded for ten seconds
+    with pytest.raises(Deposed, match="two leads since term 2 began"):
+        await wheel.run()
+    assert leader.router.epochs == published
+    assert len(list(leader.stream.read("m", 0))) == log_end
 
 
 def test_a_standby_that_takes_over_goes_on_where_the_leader_ended(make, history):

@@ -239,6 +239,44 @@ def test_a_router_finds_the_controller_that_leads(
     assert router.ask(10) == {"v1": 10}
 
 
+def test_a_router_that_hangs_is_not_waited_for_for_ever(
+    controller: Controller, make_router: Callable[..., Router], models: list[int]
+) -> None:
+    """As one whose machine is gone: nothing says farewell, and no ping is answered."""
+    controller.start()
+    pair = [make_router(name).start_envoy() for name in ("one", "two")]
+    until(lambda: routers(controller) == 2, 20, "both are connected")
+    assert pair[0].envoy is not None
+    pair[0].envoy.send_signal(signal.SIGSTOP)
+    controller.offer("v2", models[1])
+    assert not is_in_force(controller)
+    until(lambda: is_in_force(controller), 25, "the split is in force at the other one")
+    assert routers(controller) == 1
+    pair[0].envoy.send_signal(signal.SIGCONT)
+    until(lambda: routers(controller) == 2, 15, "it is back")
+    until(lambda: is_in_force(controller), 10, "and has the split")
+
+
+def test_a_controller_that_hangs_is_left_for_the_next_one(
+    controller: Controller, make_router: Callable[..., Router], models: list[int], tmp_path: Path
+) -> None:
+    controller.start()
+    folder = tmp_path / "next"
+    folder.mkdir()
+    following = Controller(folder, {"m": policy_text(models[0])})
+    router = make_router("one", [controller.xds_port, following.xds_port]).start_envoy()
+    until(lambda: routers(controller) == 1, 20, "it is connected")
+    assert controller.process is not None
+    controller.process.send_signal(signal.SIGSTOP)
+    try:
+        following.start()
+        until(lambda: routers(following) == 1, 20, "it has found the next one")
+        assert router.ask(10) == {"v1": 10}
+    finally:
+        controller.process.send_signal(signal.SIGCONT)
+        following.end()
+
+
 def test_a_log_is_rotated_while_it_is_shipped(
     controller: Controller, make_router: Callable[..., Router]
 ) -> None:

