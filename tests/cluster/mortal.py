@@ -2,7 +2,8 @@
 
 From when the file GO is there, moments are counted: just before and just after a decision is
 committed, a split is handed to the routers, and an object of the model is changed in the cluster.
-At the K-th of them the process ends by SIGKILL. When fewer come, it just serves.
+At the K-th of them the process ends by SIGKILL, or with K = `stop` it is stopped as it is about to
+change the first object, until somebody wakes it. When fewer come, it just serves.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from controller.ledger import Ledger
 _COUNTED = ("/deployments/", "/services/", "/horizontalpodautoscalers/")
 
 
-def main(nth: int, go: Path, arguments: list[str]) -> None:
-    """Serve; die at the K-th moment."""
+def main(nth: int | None, go: Path, arguments: list[str]) -> None:
+    """Serve; die at the K-th moment, or be stopped at the first change."""
     numbers = itertools.count(1)
 
     def moment(what: str) -> None:
@@ -38,7 +39,11 @@ def main(nth: int, go: Path, arguments: list[str]) -> None:
         def work() -> Any:
             return apply(self, path, body, **given)
 
-        return around(moment, path, work) if any(p in path for p in _COUNTED) else work()
+        is_counted = any(p in path for p in _COUNTED)
+        if is_counted and nth is None and go.exists():
+            go.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return around(moment, path, work) if is_counted else work()
 
     def committed(self: Ledger, model: str, **given: Any) -> Any:
         def work() -> Any:
@@ -66,4 +71,5 @@ def around(moment: Callable[[str], None], what: str, work: Callable[[], Any]) ->
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    number = None if sys.argv[1] == "stop" else int(sys.argv[1])
+    main(number, Path(sys.argv[2]), sys.argv[3:])

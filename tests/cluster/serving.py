@@ -125,6 +125,15 @@ class ClusterServe(Serve):
         """An operator's command."""
         return self.call("POST", f"/v1/models/{model}/{operation}", body)
 
+    def ask_for(self, operation: str, model: str = MODEL) -> None:
+        """An operator's command whose answer nobody waits for."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=1)
+        with suppress(OSError):
+            head = {"content-type": "application/json"}
+            connection.request("POST", f"/v1/models/{model}/{operation}", b"{}", head)
+            connection.getresponse()
+        connection.close()
+
     def decisions(self, model: str = MODEL) -> list[dict[str, Any]]:
         """All of them, oldest first."""
         found = self.get(f"/v1/models/{model}/decisions?limit=500")
