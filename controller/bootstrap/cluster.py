@@ -71,7 +71,7 @@ class ClusterSide:
             connection, namespaces=namespaces, changed=self._changed, clock=time.monotonic
         )
         self.discovery = Discoveries(self._deployments, self._kserve, (self._gateway, self._kserve))
-        self._scaler = Deployments(connection)
+        self._scaler = Deployments(connection, ledger.require_current)
         self._webhook = Webhook(connection)
         self._policies = ClusterPolicies(
             connection,
