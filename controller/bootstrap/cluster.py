@@ -30,6 +30,7 @@ from controller.deploy.reporter import Reporter
 from controller.deploy.status import Validity
 from controller.deploy.target import Target
 from controller.deploy.webhook import Webhook
+from controller.errors import Deposed
 from controller.ledger import Ledger
 from controller.loop.backend import LoopBackend
 from controller.loop.carriers import Kind
@@ -47,7 +48,8 @@ class ClusterSide:
         self._loop = asyncio.get_running_loop()
         self._backend = backend
         self._wheel: Wheel | None = None
-        self.leading = asyncio.Event()
+        self._is_leading = False
+        self._deposed: str | None = None
         machine = os.environ.get("HOSTNAME") or socket.gethostname()
         self.identity = f"{machine}_{uuid4().hex[:8]}"
         self.connection = connection = Connection.from_settings(clock=time.monotonic)
@@ -56,7 +58,7 @@ class ClusterSide:
             identity=self.identity,
             clock=time.monotonic,
             wall=time.time,
-            gained=lambda: self._soon(self.leading.set),
+            gained=lambda: self._soon(self._gained),
             lost=lambda why: self._soon(lambda: self._lost(why)),
         )
         self._deployments = ClusterDiscovery(
@@ -115,9 +117,18 @@ class ClusterSide:
         """The policies that are in force now."""
         return [PolicySource(each.policy, each.document) for each in self._policies.in_force()]
 
+    @property
+    def is_leading(self) -> bool:
+        """Whether this controller leads. Raises `Deposed` once it does not any more."""
+        if self._deposed is not None:
+            raise Deposed(f"this controller does not lead any more: {self._deposed}")
+        return self._is_leading
+
     def drive(self, wheel: Wheel) -> None:
         """This controller leads: from now on its wheel is told what changes."""
         self._wheel = wheel
+        if self._deposed is not None:
+            wheel.depose(self._deposed)
 
     def target_of(self, policy: Policy) -> Target | None:
         """Who carries out what is decided for a policy."""
@@ -205,7 +216,11 @@ class ClusterSide:
         if self._wheel is not None:
             self._wheel.hurry()
 
+    def _gained(self) -> None:
+        self._is_leading = True
+
     def _lost(self, why: str) -> None:
+        self._deposed = why
         if self._wheel is not None:
             self._wheel.depose(why)
 

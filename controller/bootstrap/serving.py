@@ -96,6 +96,9 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
             cluster = company.cluster = ClusterSide(settings.namespaces, stores.ledger, backend)
             cluster.start()
             stack.callback(cluster.stop)
+        stack.push_async_callback(_end, server, company, tasks)
+        if company.cluster is not None:
+            cluster = company.cluster
             tasks.append(asyncio.create_task(server.serve()))
             await _stand_by(cluster, stores, backend, tasks, stopping)
             sources = cluster.sources()
@@ -124,6 +127,17 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
     return 0
 
 
+async def _end(server: Server, company: Company, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """End what still turns after one of the tasks has failed; whose fault it was is said elsewhere.
+
+    A task that the end of the event loop cancels would say so with a trace.
+    """
+    if company.wheel is not None:
+        company.wheel.stop()
+    server.stop()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _stand_by(
     cluster: ClusterSide,
     stores: Stores,
@@ -144,7 +158,7 @@ async def _stand_by(
     looking = asyncio.create_task(standby.run())
     try:
         parts = [*tasks, looking]
-        await _until(lambda: cluster.leading.is_set() and cluster.is_known, parts, stopping)
+        await _until(lambda: cluster.is_leading and cluster.is_known, parts, stopping)
     finally:
         standby.stop()
         await looking

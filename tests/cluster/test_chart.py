@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
+from controller.cli.app import app
 from controller.router.envoy import binary
 from docs import chart as made
 from tests.cluster.chart import (
@@ -23,7 +25,6 @@ from tests.cluster.chart import (
 from tests.cluster.client import Document, path
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import until
-from tests.service.conftest import run
 
 SERVERS: dict[str, Any] = {
     "ledger": {"url": "postgresql+psycopg://u:p@db/understudy"},
@@ -334,17 +335,33 @@ def test_urls_are_secrets_and_never_arguments(cluster: ControlPlane, namespace: 
     assert keys["UNDERSTUDY_STREAM"] == {"name": "queue", "key": "url"}
 
 
-@pytest.mark.xfail(reason="`serve --kubernetes` is not there yet")
-def test_options_of_the_containers_exist(cluster: ControlPlane, namespace: str) -> None:
-    """The command line knows every option that the chart gives."""
-    for spec in pods_of(rendered(cluster, namespace)).values():
+def test_options_and_variables_of_the_containers_exist(
+    cluster: ControlPlane, namespace: str
+) -> None:
+    """The command line knows every option and every variable that the chart gives."""
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    documents = rendered(cluster, namespace, MATRIX["two controllers"])
+    for spec in pods_of(documents).values():
         for container in spec["containers"]:
             if container["name"] == "envoy":
                 continue
-            command, *options = container["args"]
-            said = run(command, "--help").out
-            for option in options:
-                assert option.partition("=")[0] in said, option
+            command, *given = container["args"]
+            known = commands[command].params
+            options = {name for each in known for name in each.opts}
+            assert {each.partition("=")[0] for each in given} <= options
+            variables = {each.envvar for each in known} | {"UNDERSTUDY_LOG_LEVEL", "POD_NAME"}
+            assert {each["name"] for each in container.get("env", [])} <= variables
+
+
+def test_controller_watches_the_namespaces_that_it_has_rights_in(
+    cluster: ControlPlane, namespace: str
+) -> None:
+    cases: dict[tuple[str, ...], str] = {(): namespace, ("a", "b"): "a,b", ("*",): "*"}
+    for given, expected in cases.items():
+        documents = rendered(cluster, namespace, {"watchNamespaces": list(given)})
+        [container] = pods_of(documents)["controller"]["containers"]
+        [watched] = [e["value"] for e in container["env"] if e["name"] == "UNDERSTUDY_KUBERNETES"]
+        assert watched == expected
 
 
 def test_envoy_takes_its_arguments_and_bootstrap(

@@ -67,6 +67,7 @@ def test_nothing_is_kept_in_the_state_folder_and_two_serves_depose_one_another(
     until(lambda: first.process.poll() is not None, 20, "the first has ended")
     assert first.process.returncode != 0
     assert "leads since term 2 began" in first.tail()
+    assert "Traceback" not in first.err.read_text()
     assert second.arms()["phase"] == "idle"
     assert second.cli("ledger", "m", "--verify").code == 0
 
