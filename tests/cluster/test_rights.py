@@ -195,7 +195,7 @@ def test_gateways_need_the_rights_to_their_routes(scene: Scene) -> None:
     serve = rights.serve()
     serve.spawn()
     trouble = "there is no HTTPRoute public"
-    scene.until("it looks for the route", lambda: trouble in str(serve.report()), serve)
+    scene.until("it looks for the route", lambda: trouble in serve.err.read_text(), serve)
     gateway = Gateway(scene)
     scene.deploy("v2")
     services = (service_name(MODEL, "v1"), service_name(MODEL, "v2"))
@@ -255,7 +255,7 @@ def test_kserve_needs_the_rights_to_its_services(scene: Scene) -> None:
     serve = rights.serve()
     serve.spawn()
     trouble = "there is no InferenceService digits"
-    scene.until("it looks for the service", lambda: trouble in str(serve.report()), serve)
+    scene.until("it looks for the service", lambda: trouble in serve.err.read_text(), serve)
     kserve = inference_service(scene)
     offer = {"version": "v2", "uri": URIS["v2"]}
     assert serve.call("POST", f"/v1/models/{MODEL}/candidates", offer)[0] in {200, 201, 202}
