@@ -40,11 +40,15 @@ def print_explanation(document: Mapping[str, Json]) -> None:
     )
 
 
+_PLACES = ("trouble", "carrier", "deploy", "cluster", "notify")
+"""What of a report's health is a sentence about something that does not work."""
+
+
 def holding(health: Json) -> list[str]:
     """What is wrong with the data or with what carries splits out, a sentence each."""
     if not isinstance(health, dict):
         return []
-    found = [str(health["trouble"])] if health.get("trouble") else []
+    found = [str(health[name]) for name in _PLACES if health.get(name)]
     if str(health.get("split", "")).startswith("refused"):
         found.append(f"the split was {health['split']}")
     if health.get("sample_ratio") == "mismatch":

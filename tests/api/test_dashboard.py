@@ -145,10 +145,15 @@ def test_what_holds_a_model_is_shown_and_goes_when_it_is_over(page: Page) -> Non
         page.wait("document.querySelectorAll('.plot .line').length == 2")
         assert page.value("document.querySelector('.alert').innerText") == ""
         sound = own.fake.reports["digits"]
-        health = {"trouble": "Retryable: the disk is full", "split": "refused by the router: no"}
+        health = {
+            "trouble": "Retryable: the disk is full",
+            "carrier": "there is no HTTPRoute public",
+            "split": "refused by the router: no",
+        }
         own.publish(replace(sound, health=health))
         page.wait("document.querySelector('.alert').innerText.includes('the disk is full')")
         assert "refused by the router: no" in page.text()
+        assert "there is no HTTPRoute public" in page.text()
         own.publish(sound)
         page.wait("document.querySelector('.alert').innerText == ''")
         page.open("about:blank", width=100, height=100)

@@ -68,12 +68,14 @@ def test_what_holds_is_said_first(served: Served, capsys: pytest.CaptureFixture[
     served.fake.reports["digits"].health.update(
         {
             "trouble": "the disk is full",
+            "carrier": "there is no HTTPRoute public",
             "sample_ratio": "mismatch",
             "join_rate": {"now": 0.02, "before": 0.11},
         }
     )
     for text in (explained(served, capsys), status(served, capsys)):
         assert "HOLDING: the disk is full" in text
+        assert "HOLDING: there is no HTTPRoute public" in text
         assert "HOLDING: the arms did not get the traffic that the splits say" in text
         assert "HOLDING: the share of outcomes with a reward fell to 0.02, from 0.11" in text
 

@@ -13,7 +13,7 @@ import pytest
 
 from controller.deploy.words import service_name
 from tests.cluster.chart import controller_user, of_kind, rendered
-from tests.cluster.client import Refused, User, path, write_kubeconfig
+from tests.cluster.client import Document, Refused, User, path, write_kubeconfig
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import TinyKubelet
 from tests.cluster.scene import autoscaler
@@ -285,6 +285,45 @@ def inference_service(scene: Scene) -> KServe:
     made = KServe(scene.cluster, f"{where}/{MODEL}")
     made.reconcile()
     return made
+
+
+def test_policy_that_needs_more_rights_says_so_and_disturbs_no_other(scene: Scene) -> None:
+    for crds in ("gateway", "kserve"):
+        scene.cluster.install_crds(crds)
+    rights = Rights(scene)
+    ways: dict[str, Document] = {
+        "letters": {"kserve": {"service": "letters"}},
+        MODEL: {"gateway": {"route": "public"}},
+    }
+    for model, way in ways.items():
+        document = policy(scene.namespace, model=model)
+        kubernetes = {} if "kserve" in way else document["spec"]["deploy"]
+        document["spec"]["deploy"] = kubernetes | way
+        document["spec"]["stages"][0]["canary"]["steps"] = ["50%"]
+        del document["spec"]["route"]["unit"]
+        scene.apply(document)
+    scene.apply(policy(scene.namespace, model="words"))
+    serve = rights.serve()
+    serve.spawn()
+    for model, resource in ((MODEL, "httproutes"), ("letters", "inferenceservices")):
+        scene.until(
+            f"{resource} are named",
+            lambda m=model, r=resource: (
+                f'cannot list resource "{r}"' in said(scene, m)
+                or f'cannot get resource "{r}"' in said(scene, m)
+            ),
+            serve,
+        )
+    scene.until("it serves", lambda: serve.report("words")["epoch_in_force"] == 1, serve)
+    asked = scene.cluster.audit.requests(since=rights.mark, user=rights.user.name)
+    refused = {each.resource for each in asked if each.code == 403}
+    assert refused == {"httproutes", "inferenceservices"}
+    assert scene.condition("Healthy", "words")["status"] == "True"
+
+
+def said(scene: Scene, model: str) -> str:
+    """What is wrong with a model, in its policy."""
+    return str(scene.condition("Healthy", model).get("message", ""))
 
 
 def test_apply_that_makes_a_service_needs_the_right_to_create(

@@ -17,6 +17,7 @@ const PURPOSES = [
 export function worries(health, cause) {
   const found = [];
   if (health.trouble) found.push(`Holding: ${health.trouble}`);
+  for (const place of ["carrier", "deploy", "cluster", "notify"]) if (health[place]) found.push(health[place]);
   if (String(health.split ?? "").startsWith("refused")) found.push(`Split ${health.split}`);
   if (health.sample_ratio === "mismatch") found.push("Sample ratio mismatch");
   const rate = health.join_rate;
