@@ -126,8 +126,12 @@ def _of_tree(exc: UnderstudyError) -> ProblemError:
     )
     if isinstance(exc, Retryable):
         wait = str(max(1, math.ceil(exc.after_s)))
-        leader: dict[str, Json] = {"leader": exc.leader} if isinstance(exc, Standby) else {}
-        return ProblemError(status, kind, str(exc), extra=leader, headers={"Retry-After": wait})
+        headers, leader = {"Retry-After": wait}, {}
+        if isinstance(exc, Standby):
+            leader = {"leader": exc.leader}
+            # On a new connection, the next try may meet the leader.
+            headers["Connection"] = "close"
+        return ProblemError(status, kind, str(exc), extra=leader, headers=headers)
     extra: dict[str, Json] = {"reason": exc.reason} if isinstance(exc, EventError) else {}
     return ProblemError(status, kind, str(exc), extra=extra)
 

@@ -16,6 +16,9 @@ from controller.core.policy.quantities import duration_s
 from controller.errors import Retryable, UnderstudyError
 
 _POLL_S = 0.5
+_STANDBY = "urn:understudy:problem:standby"
+_ASKED_AGAIN = 15
+"""How often a command that met a standby is sent again, a second apart: a failover takes 12 s."""
 
 
 class RefusedError(UnderstudyError):
@@ -180,15 +183,46 @@ def _get(api: str, path: str) -> dict[str, Json]:
 
 
 def _call(method: str, api: str, path: str, body: Mapping[str, Json] | None) -> dict[str, Json]:
+    """What the controller answers; a standby is asked until the one that leads is met.
+
+    Each request is a new connection, which an address in front of several controllers may give to
+    another of them. A standby has not done what it was asked.
+    """
     base = api if api.startswith("http") else f"http://{api}"
-    try:
-        response = httpx.request(method, base + path, json=body, timeout=30.0)
-    except httpx.HTTPError as exc:
-        raise Retryable(
-            f"no controller answers at {base} ({exc}): is `understudy serve` running?"
-        ) from exc
+    response = _sent(method, base, path, body)
+    for _ in range(_ASKED_AGAIN):
+        if not _is_standby(response):
+            break
+        asyncio.run(_pause(float(response.headers.get("retry-after", "1"))))
+        response = _sent(method, base, path, body)
     document = response.json()
+    if _is_standby(response):
+        raise RefusedError(_leads_elsewhere(base, str(document.get("leader", ""))))
     if response.is_error:
         raise RefusedError(f"{document.get('title')}: {document.get('detail')}")
     result: dict[str, Json] = document
     return result
+
+
+def _sent(method: str, base: str, path: str, body: Mapping[str, Json] | None) -> httpx.Response:
+    try:
+        return httpx.request(method, base + path, json=body, timeout=30.0)
+    except httpx.HTTPError as exc:
+        raise Retryable(
+            f"no controller answers at {base} ({exc}): is `understudy serve` running?"
+        ) from exc
+
+
+async def _pause(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def _leads_elsewhere(base: str, leader: str) -> str:
+    """What to do about an address behind which nobody leads, such as a forwarded port."""
+    pod = leader.rpartition("_")[0]
+    remedy = f": kubectl port-forward pod/{pod} 8800" if pod else ""
+    return f"at {base} answers only a controller that stands by; {leader} leads{remedy}"
+
+
+def _is_standby(response: httpx.Response) -> bool:
+    return response.status_code == 503 and response.json().get("type") == _STANDBY

@@ -102,6 +102,8 @@ def test_a_standby_says_that_it_stands_by_and_who_leads(served: Served) -> None:
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert refused.json()["type"] == "urn:understudy:problem:standby"
     assert refused.json()["leader"] == "pod-2"
+    # The next try is a new connection, which may be one to the leader.
+    assert refused.headers["connection"] == "close"
     assert served.client.get("/v1/models/digits").status_code == 200
 
 

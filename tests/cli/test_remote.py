@@ -100,3 +100,33 @@ def test_programs_get_the_document_as_it_is(
     assert json.loads(capsys.readouterr().out) == wanted
     remote.explain(served.url, "digits", None, Output.YAML)
     assert yaml.safe_load(capsys.readouterr().out) == wanted
+
+
+def test_command_that_meets_a_standby_is_sent_again_until_one_leads(
+    served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.fake.leader = "pod-2_1234"
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            served.fake.leader = ""
+
+    monkeypatch.setattr(remote, "_pause", wait)
+    remote.post(served.url, "digits", "pause", {}, Output.TABLE)
+    assert capsys.readouterr().out.startswith("digits: paused")
+    assert waits == [1.0] * 3
+
+
+def test_standby_that_is_all_there_is_to_reach_names_who_leads(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.fake.leader = "understudy-controller-7d9f-x2x4q_1234"
+
+    async def wait(_: float) -> None:
+        pass
+
+    monkeypatch.setattr(remote, "_pause", wait)
+    with pytest.raises(remote.RefusedError, match="pod/understudy-controller-7d9f-x2x4q 8800"):
+        remote.post(served.url, "digits", "pause", {}, Output.TABLE)
