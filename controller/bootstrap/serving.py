@@ -29,7 +29,7 @@ from controller.api.serving import server as api_server
 from controller.bootstrap.folder import read_policies
 from controller.bootstrap.routers import EnvoyRouter, chosen, memory_of, sources_of, url_of
 from controller.core.policy import Policy
-from controller.errors import InvariantError, Permanent
+from controller.errors import InvariantError, Permanent, UnderstudyError
 from controller.ledger import Ledger, open_ledger
 from controller.loop.actor import Actor
 from controller.loop.backend import LoopBackend
@@ -110,7 +110,7 @@ async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json
             await asyncio.gather(*tasks)
             return 0
         wheel = _wheel(sources, stores, router, envoy, backend, company)
-        await _start_router(settings.xds, plane, envoy, stack)
+        await _start_router(settings.xds, plane, envoy, stores.ledger, stack)
         tasks.append(asyncio.create_task(wheel.run()))
         await _until(lambda: backend.is_complete, tasks, stopping)
         if company.cluster is None:
@@ -275,7 +275,11 @@ def _server(address: Address, backend: LoopBackend) -> Server:
 
 
 async def _start_router(
-    xds: Address, plane: ControlPlane, envoy: LocalEnvoy | Fleet, stack: AsyncExitStack
+    xds: Address,
+    plane: ControlPlane,
+    envoy: LocalEnvoy | Fleet,
+    ledger: Ledger,
+    stack: AsyncExitStack,
 ) -> None:
     unix_path = envoy.xds_path if isinstance(envoy, LocalEnvoy) else None
     bound = await plane.start(xds.host, xds.port, unix_path=unix_path)
@@ -283,7 +287,14 @@ async def _start_router(
     log.info("control plane", xds=bound)
     if isinstance(envoy, LocalEnvoy):
         await envoy.start()
-        stack.push_async_callback(envoy.stop)
+        stack.push_async_callback(_end, envoy, ledger)
+
+
+async def _end(envoy: LocalEnvoy, ledger: Ledger) -> None:
+    """End the Envoy, unless another controller of this state folder leads and has taken it over."""
+    with suppress(UnderstudyError):
+        if await asyncio.to_thread(ledger.is_current):
+            await envoy.stop()
 
 
 async def _until(

@@ -21,12 +21,15 @@ from controller.router.snapshot import ListenerConfig
 
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _TYPE = "type.googleapis.com/envoy.extensions."
+_PINGS = {"connection_keepalive": {"interval": "5s", "timeout": "3s"}}
+"""Without them an Envoy stays with a controller that hangs while another one leads."""
+
 _PROBED = ("/ready", "/stats/prometheus")
 
 
 def document(*, node: str, xds: str, admin: str) -> bytes:
     """The bootstrap of a local Envoy; `xds` and `admin` are paths of unix sockets."""
-    plane = {"type": "STATIC", **_plane([{"pipe": {"path": xds}}], http2={})}
+    plane = {"type": "STATIC", **_plane([{"pipe": {"path": xds}}], http2=_PINGS)}
     return msgspec.json.encode(
         {
             "node": {"id": node, "cluster": "understudy"},
@@ -52,8 +55,7 @@ def remote(
     admin  its admin interface, which must be on loopback: it has no login
     probe  where it answers GET /ready and GET /stats/prometheus to others, and nothing else
     """
-    pings = {"connection_keepalive": {"interval": "5s", "timeout": "3s"}}
-    plane = {"cluster_type": _by_name(), **_plane([_address(*each) for each in xds], http2=pings)}
+    plane = {"cluster_type": _by_name(), **_plane([_address(*each) for each in xds], http2=_PINGS)}
     resources: dict[str, Any] = {"clusters": [plane]}
     if probe is not None:
         resources["clusters"].append(_admin_cluster(admin))

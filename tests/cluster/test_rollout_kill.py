@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,27 +37,37 @@ def scene(
 def survived(scene: Scene, nth: int, operation: str, candidate: str, aside: str) -> bool:
     """Whether the controller lived, though it was to die at the n-th moment; one leads anyway."""
     [serve] = scene.serves
-    go = scene.folder / f"go-{operation}-{nth}"
-    serve.launcher = (str(MORTAL), str(nth), str(go))
-    serve.start()
+    assert serve.process is not None
     scene.deploy(candidate)
     scene.phase(serve, "ramping")
-    go.touch()
-    with suppress(OSError):  # it was killed before it could answer
-        serve.order(operation)
-    end = time.monotonic() + 12
-    assert serve.process is not None
-    while serve.process.poll() is None and time.monotonic() < end:
-        if scene.role(aside) in {"retired", "rejected"} and not pending(serve):
-            time.sleep(0.5)
-            break
-        time.sleep(0.1)
+    go(scene, nth).touch()
+    serve.ask_for(operation)
+
+    def is_over() -> bool:
+        assert serve.process is not None
+        if serve.process.poll() is not None:
+            return True
+        return scene.role(aside) in {"retired", "rejected"} and not pending(serve)
+
+    scene.until("it is killed or done", is_over, serve)
     if serve.process.poll() is None:
         return True
+    # Nobody needs to wait for a Lease whose holder is known to be dead.
     scene.cluster.admin.delete(f"{LEASES.format(scene.namespace)}/understudy")
-    serve.launcher = ()
-    serve.start()
+    start(scene, nth + 1)
     return False
+
+
+def start(scene: Scene, nth: int) -> None:
+    """Start the controller; it will die at the n-th moment after `go` is there."""
+    [serve] = scene.serves
+    serve.launcher = (str(MORTAL), str(nth), str(go(scene, nth)))
+    serve.start()
+
+
+def go(scene: Scene, nth: int) -> Path:
+    """The file from which on moments are counted."""
+    return scene.folder / f"go-{nth}"
 
 
 def check(scene: Scene, champion: str, aside: str, role: str) -> None:
@@ -98,14 +107,14 @@ def pending(serve: ClusterServe) -> list[object]:
 
 def test_promotion_ends_well_wherever_the_leader_is_killed(scene: Scene) -> None:
     [serve] = scene.serves
-    champion, is_over = "v1", False
+    champion = "v1"
+    start(scene, 1)
     with Users(serve, rate_hz=40, threads=1) as users:
         for nth in itertools.count(1):
             began, candidate = time.time(), f"v{nth + 1}"
             is_over = survived(scene, nth, "promote", candidate, champion)
             check(scene, candidate, champion, "retired")
             print(nth, f"{time.time() - began:.1f} s", last_kill(serve))
-            serve.stop()
             champion = candidate
             if is_over:
                 break
@@ -115,13 +124,13 @@ def test_promotion_ends_well_wherever_the_leader_is_killed(scene: Scene) -> None
 
 def test_roll_back_ends_well_wherever_the_leader_is_killed(scene: Scene) -> None:
     [serve] = scene.serves
+    start(scene, 1)
     with Users(serve, rate_hz=40, threads=1) as users:
         for nth in itertools.count(1):
             began, candidate = time.time(), f"v{nth + 1}"
             is_over = survived(scene, nth, "rollback", candidate, candidate)
             check(scene, "v1", candidate, "rejected")
             print(nth, f"{time.time() - began:.1f} s", last_kill(serve))
-            serve.stop()
             if is_over:
                 break
     assert nth > 8
