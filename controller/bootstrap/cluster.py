@@ -70,8 +70,8 @@ class ClusterSide:
         self._kserve = InferenceServices(
             connection, namespaces=namespaces, changed=self._changed, clock=time.monotonic
         )
-        self.discovery = Discoveries(self._deployments, self._kserve)
-        self._scaler = Deployments(connection)
+        self.discovery = Discoveries(self._deployments, self._kserve, (self._gateway, self._kserve))
+        self._scaler = Deployments(connection, ledger.require_current)
         self._webhook = Webhook(connection)
         self._policies = ClusterPolicies(
             connection,
@@ -139,9 +139,13 @@ class ClusterSide:
 
     def worries(self, policy: Policy) -> dict[str, str]:
         """What people should mend, by where it is."""
-        found = self._deployments.problems(policy)
+        is_kserve = policy.spec.deploy is not None and policy.spec.deploy.kserve is not None
+        found = (self._kserve if is_kserve else self._deployments).problems(policy)
         out_of_reach = self._deployments.trouble or self._policies.trouble
-        return {"cluster": "; ".join([*found, *([out_of_reach] if out_of_reach else [])])}
+        return {
+            "cluster": "; ".join([*found, *([out_of_reach] if out_of_reach else [])]),
+            "carrier": self.discovery.trouble(policy.model) or "",
+        }
 
     def status(self) -> dict[str, Json]:
         """For people: who leads, and how the cluster answers."""

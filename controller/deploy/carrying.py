@@ -105,14 +105,16 @@ class ObjectRouter(ABC):
     @property
     def troubles(self) -> dict[str, str]:
         """Model -> what keeps its split from being what is wanted. Not: that it takes time."""
-        found = {}
-        for name, job in self._jobs.items():
-            standing = self.standing(job.model)
-            if job.trouble is not None:
-                found[name] = job.trouble
-            elif standing.state in {"refused", "changed"}:
-                found[name] = standing.sentence
-        return found
+        every = {name: self.trouble(name) for name in self._jobs}
+        return {name: sentence for name, sentence in every.items() if sentence is not None}
+
+    def trouble(self, model: str) -> str | None:
+        """What keeps the split of one model from being what is wanted, if anything does."""
+        job = self._jobs.get(model)
+        if job is None or job.trouble is not None:
+            return job.trouble if job is not None else None
+        standing = self.standing(job.model)
+        return standing.sentence if standing.state in {"refused", "changed"} else None
 
     def status(self) -> dict[str, Json]:
         """For people: what is not in force, and why."""

@@ -4,6 +4,11 @@ Every order is carried out in the same way: look, plan (`plan.py`), apply, and l
 plan is empty. So an order that was carried out already does nothing, and one that was cut short
 goes on where it was.
 
+Whoever was stopped between looking and applying must not undo what the next leader did meanwhile.
+So after each look `fence` is asked whether this controller still leads, and each apply names the
+version of the object that was looked at: what the next leader has changed is refused to the old
+one, which looks again, and is told that it does not lead.
+
 A Deployment that is not there cannot be scaled up or become champion; but it has no replicas and
 needs no label any more, so scaling it to 0 and putting it aside are done already.
 """
@@ -31,17 +36,21 @@ from controller.deploy.target import Order
 from controller.deploy.words import selector, written
 from controller.errors import BackendError, Permanent, Retryable
 
-LOOKS = 4
+LOOKS = 6
 """How often an object is looked at for one order."""
 
 _ASIDE = frozenset({ArmRole.RETIRED, ArmRole.REJECTED, ArmRole.RETAINED})
 
 
 class Deployments:
-    """The target of policies with `deploy.kubernetes`."""
+    """The target of policies with `deploy.kubernetes`.
 
-    def __init__(self, connection: Connection) -> None:
+    fence  raises `Deposed` when another controller leads
+    """
+
+    def __init__(self, connection: Connection, fence: Callable[[], None] = lambda: None) -> None:
         self._connection = connection
+        self._fence = fence
 
     def carry_out(self, order: Order) -> None:
         """Act and read back."""
@@ -72,8 +81,8 @@ class Deployments:
                 its = None if autoscaler is None else give_back(autoscaler)
             else:
                 own, its = scale(found, autoscaler, replicas)
-            self._apply(DEPLOYMENTS, own)
-            self._apply(AUTOSCALERS, its)
+            self._apply(DEPLOYMENTS, own, found)
+            self._apply(AUTOSCALERS, its, autoscaler)
             return own is None and its is None
 
         _until(step, f"the scale of {arm}")
@@ -84,7 +93,7 @@ class Deployments:
             if found is None and role in _ASIDE:
                 return True
             patch = label(_present(found, order, arm), role.value)
-            self._apply(DEPLOYMENTS, patch)
+            self._apply(DEPLOYMENTS, patch, found)
             return patch is None
 
         _until(step, f"the role of {arm}")
@@ -102,15 +111,17 @@ class Deployments:
                     "or name another one in deploy.kubernetes.service"
                 ) from exc
             patch = point(found, order.model, arm)
-            self._apply(SERVICES, patch)
+            self._apply(SERVICES, patch, found)
             return patch is None
 
         _until(step, f"the Service {name}")
 
-    def _apply(self, resource: Resource, patch: Patch | None) -> None:
-        if patch is None:
+    def _apply(self, resource: Resource, patch: Patch | None, found: Object | None) -> None:
+        if patch is None or found is None:
             return
+        self._fence()
         meta = patch.body["metadata"]
+        meta["resourceVersion"] = found["metadata"]["resourceVersion"]
         path = resource.path(meta["namespace"], meta["name"])
         self._connection.apply(path, patch.body, force=patch.force)
 

@@ -35,7 +35,7 @@ _LONGEST_MESSAGE: Final = 4_096
 _MOST_ARMS: Final = 100
 _WAITING: Final = frozenset({"capacity"})
 """Causes for which a stage that runs cannot go on by itself."""
-_TROUBLES: Final = ("trouble", "conflict", "deploy", "cluster", "notify")
+_TROUBLES: Final = ("trouble", "carrier", "conflict", "deploy", "cluster", "notify")
 """What of a report's health is a sentence about something that does not work."""
 
 

@@ -8,6 +8,9 @@ Nothing is remembered here: what the log was told last is what its fold says.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from controller.core.model import Version
 from controller.core.policy import Policy
 from controller.core.state import State
 from controller.deploy.plan import news
@@ -32,11 +35,13 @@ class Cluster:
         found = self._discovery.found(policy, state.versions)
         return news(state.model, _known(state), found, state.versions, state.champion, now)
 
-    def endpoints(self, policy: Policy, state: State) -> dict[str, tuple[str, ...]]:
+    def endpoints(
+        self, policy: Policy, versions: Mapping[str, Version]
+    ) -> dict[str, tuple[str, ...]]:
         """Where the ready replicas of each arm answer."""
         if policy.spec.deploy is None:
             return {}
-        found = self._discovery.found(policy, state.versions)
+        found = self._discovery.found(policy, versions)
         return {arm: each.endpoints for arm, each in found.items()}
 
 

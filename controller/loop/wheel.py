@@ -375,11 +375,12 @@ class Wheel:
                 known = await asyncio.to_thread(self._folds[model].last_known)
             if known is not None:
                 policy = self._folds[model].policy
+                found = self._cluster.endpoints(policy, {}) if self._cluster is not None else {}
                 self._stand_ins[model] = RoutedModel(
                     name=model,
                     route=policy.spec.route,
                     split=known.split,
-                    endpoints=known.endpoints,
+                    endpoints=known.endpoints | found,
                     deploy=policy.spec.deploy,
                     namespace=policy.namespace,
                 )
@@ -397,7 +398,7 @@ class Wheel:
         policy = self._folds[model].policy
         endpoints = {a: state.versions[a].endpoints for a in arms if a in state.versions}
         if self._cluster is not None:
-            found = self._cluster.endpoints(policy, state)
+            found = self._cluster.endpoints(policy, state.versions)
             endpoints |= {arm: found[arm] for arm in arms if arm in found}
         return RoutedModel(
             name=model,

@@ -34,6 +34,7 @@ MODEL = "digits"
 POLICIES = "/apis/understudy.dev/v1alpha1/namespaces/{}/rolloutpolicies"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events"
 AUTOSCALERS = "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
 FULL = 4
 """The champion's replicas."""
 
@@ -83,6 +84,7 @@ class ClusterServe(Serve):
         self.router_port = router or self.router_port
         self.process: subprocess.Popen[bytes] | None = None
         self.err, self.out = folder / f"{name}.err", folder / f"{name}.out"
+        self.stores: dict[str, str] = {}
         self.launcher: tuple[str, ...] = ()
         self.environment: dict[str, str] = {}
 
@@ -122,6 +124,15 @@ class ClusterServe(Serve):
     def order(self, operation: str, model: str = MODEL, **body: object) -> tuple[int, Any]:
         """An operator's command."""
         return self.call("POST", f"/v1/models/{model}/{operation}", body)
+
+    def ask_for(self, operation: str, model: str = MODEL) -> None:
+        """An operator's command whose answer nobody waits for."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=1)
+        with suppress(OSError):
+            head = {"content-type": "application/json"}
+            connection.request("POST", f"/v1/models/{model}/{operation}", b"{}", head)
+            connection.getresponse()
+        connection.close()
 
     def decisions(self, model: str = MODEL) -> list[dict[str, Any]]:
         """All of them, oldest first."""
@@ -217,8 +228,9 @@ class Scene:
         return next((row for row in rows if row["type"] == kind), {})
 
     def events(self, kind: str, name: str) -> list[Document]:
-        """The Events about an object, by time."""
-        found = self.cluster.admin.items(EVENTS.format(self.namespace))
+        """Our Events about an object, by time."""
+        every = self.cluster.admin.items(EVENTS.format(self.namespace))
+        found = [e for e in every if e["reportingController"] == "understudy.dev/controller"]
         about = [
             e for e in found if (e["regarding"]["kind"], e["regarding"]["name"]) == (kind, name)
         ]

@@ -1,0 +1,134 @@
+"""`kill -9` of the leader at every moment of a promotion and of a roll-back, one by one."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from controller.ledger import open_ledger
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kubelet import TinyKubelet
+from tests.cluster.serving import LEASES, MODEL, SLOW, ClusterServe, Scene, Users, policy
+
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
+
+FULL = 2
+QUICK = {"warmup": "0s", "retain": "1s", "drain": "1s"}
+MORTAL = Path(__file__).with_name("mortal.py")
+
+
+@pytest.fixture
+def scene(
+    cluster: ControlPlane, namespace: str, kubelet: TinyKubelet, tmp_path: Path
+) -> Iterator[Scene]:
+    """A model whose champion v1 has two replicas, and a controller that was not started yet."""
+    made = Scene(cluster, namespace, tmp_path, kubelet)
+    made.apply(policy(namespace, canary={**SLOW, "steps": ["50%"]}, **QUICK))
+    made.deploy("v1", FULL)
+    made.serve()
+    yield made
+    made.end()
+
+
+def survived(scene: Scene, nth: int, operation: str, candidate: str, aside: str) -> bool:
+    """Whether the controller lived, though it was to die at the n-th moment; one leads anyway."""
+    [serve] = scene.serves
+    go = scene.folder / f"go-{operation}-{nth}"
+    serve.launcher = (str(MORTAL), str(nth), str(go))
+    serve.start()
+    scene.deploy(candidate)
+    scene.phase(serve, "ramping")
+    go.touch()
+    with suppress(OSError):  # it was killed before it could answer
+        serve.order(operation)
+    end = time.monotonic() + 12
+    assert serve.process is not None
+    while serve.process.poll() is None and time.monotonic() < end:
+        if scene.role(aside) in {"retired", "rejected"} and not pending(serve):
+            time.sleep(0.5)
+            break
+        time.sleep(0.1)
+    if serve.process.poll() is None:
+        return True
+    scene.cluster.admin.delete(f"{LEASES.format(scene.namespace)}/understudy")
+    serve.launcher = ()
+    serve.start()
+    return False
+
+
+def check(scene: Scene, champion: str, aside: str, role: str) -> None:
+    """All is as it must be: in the cluster, at the router, in the ledger and in the status."""
+    [serve] = scene.serves
+    scene.until(f"{aside} is {role}", lambda: scene.role(aside) == role, serve)
+    scene.phase(serve, "idle", "promoted", "rolled_back")
+    scene.until(f"{aside} is scaled down", lambda: scene.replicas(aside)[0] == 0, serve)
+    scene.until(f"{champion} is whole", lambda: scene.replicas(champion) == (FULL, FULL), serve)
+    scene.until("the Service", lambda: scene.served() == champion, serve)
+    assert scene.role(champion) in {"champion", None}
+    report = serve.report()
+    assert report["champion"] == champion
+    [arm] = [each for each in report["arms"] if each["weight_in_force"]]
+    assert (arm["arm"], arm["weight_in_force"]) == (champion, 10_000)
+    scene.until("nothing is left to do", lambda: pending(serve) == [], serve)
+    scene.until(
+        "the status says so",
+        lambda: scene.rollout_policy()["status"]["champion"] == champion,
+        serve,
+    )
+    assert serve.verified().code == 0
+    notes = sorted(each["note"] for each in scene.events("RolloutPolicy", MODEL))
+    decided = sorted(each["reason"] for each in serve.decisions())
+    assert set(notes) <= set(decided)
+    assert len(notes) <= len(decided)
+
+
+def pending(serve: ClusterServe) -> list[object]:
+    """What was decided and is not done."""
+    ledger = open_ledger(f"sqlite:///{serve.state / 'ledger.db'}", clock=time.time)
+    try:
+        return list(ledger.pending_effects(MODEL))
+    finally:
+        ledger.close()
+
+
+def test_promotion_ends_well_wherever_the_leader_is_killed(scene: Scene) -> None:
+    [serve] = scene.serves
+    champion, is_over = "v1", False
+    with Users(serve, rate_hz=40, threads=1) as users:
+        for nth in itertools.count(1):
+            began, candidate = time.time(), f"v{nth + 1}"
+            is_over = survived(scene, nth, "promote", candidate, champion)
+            check(scene, candidate, champion, "retired")
+            print(nth, f"{time.time() - began:.1f} s", last_kill(serve))
+            serve.stop()
+            champion = candidate
+            if is_over:
+                break
+    assert nth > 12
+    assert users.lost == []
+
+
+def test_roll_back_ends_well_wherever_the_leader_is_killed(scene: Scene) -> None:
+    [serve] = scene.serves
+    with Users(serve, rate_hz=40, threads=1) as users:
+        for nth in itertools.count(1):
+            began, candidate = time.time(), f"v{nth + 1}"
+            is_over = survived(scene, nth, "rollback", candidate, candidate)
+            check(scene, "v1", candidate, "rejected")
+            print(nth, f"{time.time() - began:.1f} s", last_kill(serve))
+            serve.stop()
+            if is_over:
+                break
+    assert nth > 8
+    assert users.lost == []
+
+
+def last_kill(serve: ClusterServe) -> str:
+    """Where the process was killed last."""
+    lines = serve.err.read_text(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.startswith("killed at")), "not killed")
