@@ -8,6 +8,7 @@ its own controllers need. Both cores of a small machine are shared with the cont
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -122,8 +123,8 @@ class Fleet:
 
     @property
     def _admin_socket(self) -> Path:
-        [found] = self.serve.state.rglob("admin.sock")
-        return found
+        bootstrap = json.loads((self.serve.state / "router" / "bootstrap.json").read_bytes())
+        return Path(bootstrap["admin"]["address"]["pipe"]["path"])
 
     def _make(self, name: str) -> None:
         self.deploy(name, "v1")
