@@ -1,4 +1,4 @@
-"""What a rollout in a cluster costs, and how soon traffic moves: a real API server, Envoy and servers.
+"""A rollout in a cluster: how soon traffic moves, and what it costs. Real API server and Envoy.
 
 One model: the way from a decision to its traffic, and requests an hour. Many of them are measured
 by `cluster`. Needs what the tests of `tests/cluster` need.
