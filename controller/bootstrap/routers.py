@@ -12,7 +12,7 @@ from controller.router.access_log import exposure_lines
 from controller.router.envoy import LocalEnvoy
 from controller.router.fleet import Fleet
 from controller.router.server import ControlPlane
-from controller.router.snapshot import RoutedModel, Snapshot, snapshot
+from controller.router.snapshot import Parts, RoutedModel, Snapshot, snapshot
 from controller.router.tail import Tail
 from controller.settings import Settings
 from controller.stream import Mark, Stream
@@ -56,10 +56,11 @@ class EnvoyRouter:
         self._plane = plane
         self._envoy = envoy
         self._wanted: Snapshot | None = None
+        self._parts = Parts()
 
     async def publish(self, models: Sequence[RoutedModel]) -> None:
         """Make these the wanted splits."""
-        self._wanted = snapshot(models, self._envoy.listener)
+        self._wanted = snapshot(models, self._envoy.listener, self._parts)
         await self._plane.publish(self._wanted)
 
     async def confirmed(self, timeout_s: float) -> Mapping[str, int]:

@@ -287,10 +287,10 @@ async def _start_router(
     log.info("control plane", xds=bound)
     if isinstance(envoy, LocalEnvoy):
         await envoy.start()
-        stack.push_async_callback(_end, envoy, ledger)
+        stack.push_async_callback(_end_router, envoy, ledger)
 
 
-async def _end(envoy: LocalEnvoy, ledger: Ledger) -> None:
+async def _end_router(envoy: LocalEnvoy, ledger: Ledger) -> None:
     """End the Envoy, unless another controller of this state folder leads and has taken it over."""
     with suppress(UnderstudyError):
         if await asyncio.to_thread(ledger.is_current):

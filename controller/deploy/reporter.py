@@ -78,6 +78,7 @@ class Reporter:
         self._clock = clock
         self._lock = threading.Lock()
         self._pages: dict[str, _Page] = {}
+        self._unwritten: set[str] = set()
         self._refused: dict[str, float] = {}
         self._events: deque[Object] = deque(maxlen=MOST_EVENTS)
         self._stopping = threading.Event()
@@ -99,9 +100,8 @@ class Reporter:
     def status(self) -> dict[str, Json]:
         """For people."""
         with self._lock:
-            waiting = sum(page.due_at() is not None for page in self._pages.values())
             return {
-                "statuses_waiting": waiting,
+                "statuses_waiting": len(self._unwritten),
                 "events_waiting": len(self._events),
                 "events_dropped": self.dropped,
                 "trouble": self.trouble,
@@ -114,6 +114,7 @@ class Reporter:
             if page is None:
                 self._pages[reference.uid] = page = _Page(reference, told)
             page.reference, page.wanted = reference, told
+            self._note(page)
             is_news = page.written is None or page.written.news != told.news
         if is_news:
             self._work.set()
@@ -122,6 +123,7 @@ class Reporter:
         """The object is gone."""
         with self._lock:
             self._pages.pop(reference.uid, None)
+            self._unwritten.discard(reference.uid)
             self._refused.pop(reference.uid, None)
 
     def tell_event(self, event: Object) -> None:
@@ -173,17 +175,17 @@ class Reporter:
 
     def _has_news(self) -> bool:
         with self._lock:
-            return any(page.due_at() == 0.0 for page in self._pages.values())
+            return any(self._pages[uid].due_at() == 0.0 for uid in self._unwritten)
 
     def _next(self) -> _Page | None:
         """The page that has been due for longest."""
         now = self._clock()
         with self._lock:
             due = [
-                (at, page.reference.uid)
-                for page in self._pages.values()
-                if (at := page.due_at()) is not None
-                and max(at, self._refused.get(page.reference.uid, 0.0)) <= now
+                (at, uid)
+                for uid in self._unwritten
+                if (at := self._pages[uid].due_at()) is not None
+                and max(at, self._refused.get(uid, 0.0)) <= now
             ]
             return self._pages[min(due)[1]] if due else None
 
@@ -207,6 +209,15 @@ class Reporter:
             self._refused.pop(reference.uid, None)
             page.written = told
             page.not_before = self._clock() + NUMBERS_S
+            if self._pages.get(reference.uid) is page:
+                self._note(page)
+
+    def _note(self, page: _Page) -> None:
+        """Whether a page is to be written: only those are looked at again and again."""
+        if page.due_at() is None:
+            self._unwritten.discard(page.reference.uid)
+        else:
+            self._unwritten.add(page.reference.uid)
 
     def _write_events(self) -> None:
         while True:

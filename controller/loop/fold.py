@@ -20,11 +20,13 @@ from controller.core import engine
 from controller.core.model import (
     Decision,
     Effect,
+    EventBatch,
     KeepRejected,
     Rejected,
     Report,
     SetSplit,
     Split,
+    Tick,
     VersionEvent,
 )
 from controller.core.policy import Policy, digest, parse
@@ -41,6 +43,9 @@ SNAPSHOT_EVENTS = 20_000
 
 SNAPSHOT_S = 10.0
 """A snapshot at least every so many seconds of event time in which something happened."""
+
+SNAPSHOT_IDLE_S = 600.0
+"""The same where there were only ticks, which are quickly folded again."""
 
 log = structlog.get_logger()
 
@@ -82,6 +87,8 @@ class Fold:
         self._ledger = ledger
         self._state: State | None = None
         self._snapshot_at = (0, float("-inf"))
+        self._is_idle = False
+        self._may_be_open = True
 
     def adopt(self, source: PolicySource) -> None:
         """Another policy of the same model applies from where the log ends at the next turn."""
@@ -172,6 +179,7 @@ class Fold:
         for block in _blocks(self._stream, self.model, state.offset, end):
             batch = codec.decode(self.model, block.start, block.lines, others="reject")
             state, decisions, effects = engine.step(policy, state, batch)
+            self._is_idle &= _is_idle(state, batch)
             self._commit(state, decisions, effects, block)
             made += decisions
         return state, tuple(made)
@@ -191,6 +199,7 @@ class Fold:
             (d, [e for e in effects if not isinstance(e, KeepRejected) and e.decision == d.number])
             for d in decisions
         ]
+        self._may_be_open |= bool(decisions)
         self._ledger.commit(
             self.model,
             decisions=written,
@@ -200,11 +209,13 @@ class Fold:
 
     def _is_snapshot_due(self, state: State) -> bool:
         offset, time = self._snapshot_at
-        return state.offset - offset >= SNAPSHOT_EVENTS or state.clock - time >= SNAPSHOT_S
+        longest_s = SNAPSHOT_IDLE_S if self._is_idle else SNAPSHOT_S
+        return state.offset - offset >= SNAPSHOT_EVENTS or state.clock - time >= longest_s
 
     def _image(self, state: State) -> tuple[int, bytes]:
         offset = state.waiting[0].start if state.waiting else state.offset
         self._snapshot_at = (offset, state.clock)
+        self._is_idle = True
         return offset, encode_image(image(state), compress=True)
 
     def _with_lines(
@@ -221,10 +232,23 @@ class Fold:
 
     def _close_effects(self, state: State) -> None:
         """Effects whose split is in force (or was overtaken by one that is) are done."""
+        if not self._may_be_open:
+            return
+        is_open = False
         for effect in self._ledger.pending_effects(self.model):
             wanted = effect.effect
             if isinstance(wanted, SetSplit) and wanted.split.epoch <= state.in_force_epoch:
                 self._ledger.effect_done(self.model, effect.number, effect.ordinal)
+            else:
+                is_open |= isinstance(wanted, SetSplit)
+        self._may_be_open = is_open
+
+
+def _is_idle(state: State, batch: EventBatch) -> bool:
+    """Whether nothing but the clock moved, and nobody waits for that."""
+    has_events = batch.count > sum(isinstance(event, Tick) for event in batch.control)
+    is_waiting = any(table.pending.any() for table in state.joins)
+    return not has_events and not is_waiting and state.rollout is None
 
 
 def state_of(blob: bytes) -> State:

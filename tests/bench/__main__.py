@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tests.bench import mark
 
-BENCHES = ("router", "idle", "start", "join", "engine", "quality", "cluster")
+BENCHES = ("router", "idle", "start", "join", "engine", "quality", "rollout", "cluster")
 
 
 def main(names: list[str], options: dict[str, bool]) -> None:

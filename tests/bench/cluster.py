@@ -1,193 +1,289 @@
-"""What a cluster costs, and how soon traffic moves: a real API server, Envoy and servers.
+"""What many policies cost in a cluster: a real control plane, `understudy serve --kubernetes`.
 
-One model for the way from a decision to its traffic and for requests an hour; 1 000 policies for
-memory, requests a minute and the time to react. Needs what the tests of `tests/cluster` need.
+Each model has a policy and a champion's Deployment with one pod, which KWOK simulates; all are in
+one namespace and idle. Requests are those that the API server's audit log has of our user agent.
+Times to react begin when the API server has answered whoever made the change, and so contain what
+its own controllers need. Both cores of a small machine are shared with the control plane.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import httpx
+import yaml
+
+from controller.core.policy.crd import NAME, crd
+from controller.deploy.policies import POLICIES
 from tests.bench import Row
+from tests.bench.idle import cpu_s
 from tests.cluster import models
-from tests.cluster.audit import Request
 from tests.cluster.client import path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.kubelet import TinyKubelet
-from tests.cluster.network import Network
 from tests.cluster.processes import until
-from tests.cluster.serving import MODEL, POLICIES, SLOW, ClusterServe, Scene, Users, policy
+from tests.cluster.serving import ClusterServe, policy
 
-MEASURED_S = 60.0
-MANY = 1_000
-AGENT = "understudy/"
+NAMESPACE = "fleet"
+MODELS = 1_000
+PODS_PER_NODE = 250
+RAMPS = 10
+IDLE_S = 60.0
+CALM_S = 5.0
+"""No request for so long: what a start leaves to do is done."""
+
+SLOW = {"min_duration": "10m", "min_outcomes": 1_000}
+"""A canary that only operators move."""
+
+FULL_SHARE = 10_000
 
 
 def run() -> list[Row]:
-    """One model, then many."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        root = Path(folder)
-        cluster = stack.enter_context(ControlPlane(root))
-        network = stack.enter_context(Network())
-        rows = []
-        with _scene(cluster, network, root / "one", "one") as scene:
-            rows += _one(scene)
-        with _scene(cluster, network, root / "many", "many") as scene:
-            rows += _many(scene)
-        return rows
-
-
-@contextmanager
-def _scene(cluster: ControlPlane, network: Network, folder: Path, name: str) -> Iterator[Scene]:
-    folder.mkdir()
-    cluster.admin.create(path("namespaces"), {"metadata": {"name": name}})
-    account = path("serviceaccounts", name, "default")
-    until("the namespace is ready", lambda: cluster.admin.call("GET", account)[0] == 200)
-    with TinyKubelet(cluster, network, name, folder) as kubelet:
-        scene = Scene(cluster, name, folder, kubelet)
+    """Start, idle, reactions and ramps."""
+    with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder) / "cluster") as cluster:
+        fleet = Fleet(cluster, Path(folder), MODELS)
+        fleet.fill()
         try:
-            yield scene
+            return measured(fleet)
         finally:
-            scene.end()
+            fleet.serve.end()
 
 
-# --- one model ----------------------------------------------------------------------------------
+def measured(fleet: Fleet) -> list[Row]:
+    """All figures of a fleet that stands."""
+    started = [*starts(fleet), *idle(fleet)]
+    return [*started, *reactions(fleet), *ramps(fleet)]
 
 
-def _one(scene: Scene) -> list[Row]:
-    scene.apply(policy(scene.namespace, canary={**SLOW, "steps": ["50%"]}, warmup="0s"))
-    scene.deploy("v1", 2)
-    serve = scene.serve().start()
-    scene.until("v1 answers", lambda: serve.ask(f"/{MODEL}/x")[0] == 200, serve)
-    time.sleep(5)
-    idle = _requests(scene)
-    with Users(serve, rate_hz=400, threads=4) as users:
-        time.sleep(1)
-        scene.deploy("v2")
-        scene.phase(serve, "ramping")
-        scene.until("v2 answers", lambda: users.share("v2") > 0.3, serve)
-        began = _decided(serve, "advance")
-        up_s = min(each.time for each in users.answers if each.arm == "v2") - began
-        ramping = _requests(scene)
-        serve.order("rollback")
-        scene.until("nobody gets v2", lambda: users.share("v2", 0.5) == 0, serve)
-        ended = _decided(serve, "roll_back")
-        down_s = max(each.time for each in users.answers if each.arm == "v2") - ended
-    renewals = _per_hour(idle, lambda each: each.resource == "leases")
-    return [
-        Row("decision to the candidate's first answer", 1000 * up_s, "ms", "< 1000"),
-        Row("roll-back to the candidate's last answer", 1000 * down_s, "ms", "< 1000"),
-        Row("API requests, idle, renewals of the Lease", renewals, "/h", ""),
-        Row("API requests, idle, all others", _per_hour(idle) - renewals, "/h", "< 200"),
-        Row("API requests, ramping, all but the Lease", _per_hour(ramping) - renewals, "/h", ""),
-    ]
+class Fleet:
+    """Many idle models, and one controller that has them."""
+
+    def __init__(self, cluster: ControlPlane, folder: Path, size: int) -> None:
+        self.cluster = cluster
+        self.names = [f"m{number:04}" for number in range(size)]
+        kubeconfig = cluster.kubeconfig(folder / "kubeconfig.yaml", namespace=NAMESPACE)
+        self.serve = ClusterServe(folder, kubeconfig, NAMESPACE)
+
+    def fill(self) -> None:
+        """Make the models, and wait until their pods are ready."""
+        admin, size = self.cluster.admin, len(self.names)
+        admin.create(path("customresourcedefinitions"), crd())
+        admin.create(path("namespaces"), {"metadata": {"name": NAMESPACE}})
+        account = path("serviceaccounts", NAMESPACE, "default")
+        until("there is an account", lambda: admin.call("GET", account)[0] == 200)
+        where = POLICIES.path(NAMESPACE)
+        until(f"{NAME} is served", lambda: admin.call("GET", where)[0] == 200)
+        for number in range(size // PODS_PER_NODE):
+            self.cluster.add_node(f"more-{number}")
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(self._make, self.names))
+        until("all pods are ready", lambda: self._ready() == size, 600, 2)
+
+    def deploy(self, name: str, version: str) -> None:
+        """One version of a model: a Deployment with one pod."""
+        deployment = models.deployment(name, version)
+        self.cluster.admin.create(path("deployments", NAMESPACE), deployment)
+
+    def is_routed(self, prefix: str) -> bool:
+        """Whether the router knows the prefix; where it leads, nobody answers."""
+        url = f"http://127.0.0.1:{self.serve.router_port}{prefix}"
+        return httpx.get(url, timeout=20, trust_env=False).status_code != httpx.codes.NOT_FOUND
+
+    def endpoints(self, name: str, version: str) -> int:
+        """How many the router has for an arm."""
+        stat = f"cluster.{name}/{version}.membership_total"
+        transport = httpx.HTTPTransport(uds=str(self._admin_socket))
+        with httpx.Client(transport=transport, base_url="http://envoy") as client:
+            text = client.get(f"/stats?filter=^{stat}$").text
+        return int(text.rpartition(": ")[2] or 0)
+
+    def requests(self, since: int) -> int:
+        """What the controller has asked of the API server since a mark of the audit log."""
+        return len(self.cluster.audit.requests(since=since, agent="understudy/"))
+
+    def calm(self, timeout_s: float = 300) -> float:
+        """When the controller's last request was; returns once it only keeps its Lease."""
+        last = time.monotonic()
+        while time.monotonic() < last + CALM_S:
+            mark = self.cluster.audit.mark()
+            time.sleep(1)
+            news = self.cluster.audit.requests(
+                since=mark, agent="understudy/", is_so=lambda r: r.resource != "leases"
+            )
+            last = time.monotonic() if news else last
+            timeout_s -= 1
+            assert timeout_s > 0, "the controller never rests"
+        return last
+
+    @property
+    def _admin_socket(self) -> Path:
+        bootstrap = json.loads((self.serve.state / "router" / "bootstrap.json").read_bytes())
+        return Path(bootstrap["admin"]["address"]["pipe"]["path"])
+
+    def _make(self, name: str) -> None:
+        self.deploy(name, "v1")
+        document = policy(NAMESPACE, model=name, canary=SLOW)
+        self.cluster.admin.create(POLICIES.path(NAMESPACE), document)
+
+    def _ready(self) -> int:
+        found = self.cluster.admin.items(path("deployments", NAMESPACE))
+        return sum(each.get("status", {}).get("readyReplicas", 0) for each in found)
 
 
-def _decided(serve: ClusterServe, verdict: str) -> float:
-    return float(next(d["time"] for d in serve.decisions() if d["verdict"] == verdict))
+def starts(fleet: Fleet) -> list[Row]:
+    """To the ready line, and until all that a start leaves to do is done: first, and again."""
+    rows = []
+    for which in ("first", "second"):
+        mark, began = fleet.cluster.audit.mark(), time.monotonic()
+        fleet.serve.start(300)
+        ready = time.monotonic() - began
+        calm = fleet.calm() - began
+        asked = fleet.requests(mark) / len(fleet.names)
+        rows += [
+            Row(f"{which} start: ready", ready, "s", "<= 60"),
+            Row(f"{which} start: every arm known, every status written", calm, "s", ""),
+            Row(f"{which} start: API requests per model", asked, "", ""),
+        ]
+        if which == "first":
+            fleet.serve.stop()
+    return rows
 
 
-def _requests(scene: Scene) -> list[Request]:
-    mark = scene.cluster.audit.mark()
-    time.sleep(MEASURED_S)
-    return scene.cluster.audit.requests(since=mark, agent=AGENT)
-
-
-def _per_hour(found: list[Request], is_so: Callable[[Request], bool] = lambda _: True) -> float:
-    return sum(map(is_so, found)) * 3600 / MEASURED_S
-
-
-# --- many models --------------------------------------------------------------------------------
-
-
-def _many(scene: Scene) -> list[Row]:
-    admin, namespace = scene.cluster.admin, scene.namespace
-    names = [f"m{n}" for n in range(MANY)]
-    for name in names:
-        document = policy(namespace, model=name, canary=SLOW, warmup="0s")
-        admin.create(POLICIES.format(namespace), document)
-        replicas = 1 if name == names[0] else 0
-        admin.create(
-            path("deployments", namespace), models.deployment(name, "v1", replicas=replicas)
-        )
-    serve = scene.serve()
-    begun = time.monotonic()
-    serve.start(300)
-    start_s = time.monotonic() - begun
-    _quiet(scene)
-    assert serve.process is not None
-    found = _requests(scene)
-    megabytes = _resident_mb(serve.process.pid)
-    edited_s = _edited_s(scene, names[-1])
-    ready_s = _ready_s(scene, serve, names[0])
-    per_minute = len(found) * 60 / MEASURED_S
-    return [
-        Row(f"{MANY} policies: start", start_s, "s", ""),
-        Row(f"{MANY} policies: memory of the controller", megabytes, "MB", ""),
-        Row(f"{MANY} policies: API requests, idle", per_minute, "/min", ""),
-        Row(f"{MANY} policies: an edited policy is in force", edited_s, "s", "< 5"),
-        Row(f"{MANY} policies: a pod is ready, its arm gets traffic", ready_s, "s", "< 5"),
-    ]
-
-
-def _quiet(scene: Scene) -> None:
-    """Until the statuses of the start are written."""
-
-    def is_quiet() -> bool:
-        mark = scene.cluster.audit.mark()
-        time.sleep(5)
-        return len(scene.cluster.audit.requests(since=mark, agent=AGENT)) < 20
-
-    until("the start is over", is_quiet, 300)
-
-
-def _resident_mb(pid: int) -> float:
-    [line] = [
-        each
-        for each in Path(f"/proc/{pid}/status").read_text().splitlines()
-        if each.startswith("VmRSS")
-    ]
-    return int(line.split()[1]) / 1024
-
-
-def _edited_s(scene: Scene, name: str) -> float:
-    where = f"{POLICIES.format(scene.namespace)}/{name}"
-    edited = policy(scene.namespace, model=name, canary={**SLOW, "margin": "10%"})
-    begun = time.monotonic()
-    generation = scene.cluster.admin.patch(where, {"spec": edited["spec"]})["metadata"][
-        "generation"
-    ]
-    until(
-        "the status is of the new policy",
-        lambda: scene.rollout_policy(name)["status"]["observedGeneration"] == generation,
-        60,
-        0.02,
+def idle(fleet: Fleet) -> list[Row]:
+    """Shares of one core, memory, and requests, when nothing happens."""
+    assert fleet.serve.process is not None
+    pids = fleet.serve.process.pid, fleet.serve.envoy_pid
+    time.sleep(10)
+    mark, began = fleet.cluster.audit.mark(), time.monotonic()
+    before = [cpu_s(pid) for pid in pids]
+    time.sleep(IDLE_S)
+    elapsed = time.monotonic() - began
+    ours, envoy = (
+        100 * (cpu_s(pid) - was) / elapsed for pid, was in zip(pids, before, strict=True)
     )
-    return time.monotonic() - begun
+    hourly = fleet.requests(mark) * 3600 / elapsed
+    return [
+        Row("idle: controller", ours, "% of a core", "<= 25"),
+        Row("idle: Envoy", envoy, "% of a core", ""),
+        Row("idle: memory of the controller", rss_mib(pids[0]), "MiB", "<= 500"),
+        Row("idle: memory of Envoy", rss_mib(pids[1]), "MiB", ""),
+        Row("idle: API requests", hourly, "/h", ""),
+        Row("idle: API requests per model", hourly / len(fleet.names), "/h", ""),
+    ]
 
 
-def _ready_s(scene: Scene, serve: ClusterServe, name: str) -> float:
-    admin, namespace = scene.cluster.admin, scene.namespace
-    marks = {models.READINESS: "manual"}
-    document = models.deployment(name, "v2", pod_annotations=marks)
-    admin.create(path("deployments", namespace), document)
-    [pod] = until("a pod runs", lambda: _running(scene, name))
-    time.sleep(3)
-    begun = time.monotonic()
-    models.set_ready(admin, namespace, pod, ready=True)
-    until("v2 gets traffic", lambda: serve.report(name)["phase"] == "ramping", 60, 0.02)
-    return time.monotonic() - begun
+def rss_mib(pid: int) -> float:
+    """Resident memory of a process: field 2 of proc(5)'s statm."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _running(scene: Scene, name: str) -> list[str]:
-    found = models.pods(scene.cluster.admin, scene.namespace, name, "v2")
-    return [p["metadata"]["name"] for p in found if p["status"].get("phase") == "Running"]
+def reactions(fleet: Fleet) -> list[Row]:
+    """The slowest of three of each kind."""
+    kinds: dict[str, Callable[[Fleet, str], float]] = {
+        "policy edited -> its route at the router": _edited,
+        "pod unready -> no endpoint at the router": _unready,
+        "pod ready -> its endpoint at the router": _ready_again,
+        "candidate's Deployment -> rollout begins": _deployed,
+        "operator's rollback -> split in force": _rolled_back,
+    }
+    return [
+        Row(f"react: {kind}", max(react(fleet, name) for name in fleet.names[:3]), "s", "<= 2")
+        for kind, react in kinds.items()
+    ]
 
 
-if __name__ == "__main__":
-    for row in run():
-        print(f"{row.name:60} {row.value:14,.2f} {row.unit:8} {row.target}")
+def _edited(fleet: Fleet, name: str) -> float:
+    document = policy(NAMESPACE, model=name, canary=SLOW)
+    document["spec"]["route"]["prefix"] = f"/{name}-edited/"
+    fleet.cluster.kubectl("apply", "-f", "-", given=yaml.safe_dump(document))
+    return _took("the route", lambda: fleet.is_routed(f"/{name}-edited/x"))
+
+
+def _unready(fleet: Fleet, name: str) -> float:
+    return _turned(fleet, name, ready=False)
+
+
+def _ready_again(fleet: Fleet, name: str) -> float:
+    return _turned(fleet, name, ready=True)
+
+
+def _turned(fleet: Fleet, name: str, *, ready: bool) -> float:
+    admin = fleet.cluster.admin
+    [pod] = models.pods(admin, NAMESPACE, name, "v1")
+    models.set_ready(admin, NAMESPACE, pod["metadata"]["name"], ready=ready)
+    return _took("the endpoint", lambda: fleet.endpoints(name, "v1") == int(ready))
+
+
+def _deployed(fleet: Fleet, name: str) -> float:
+    fleet.deploy(name, "v2")
+    took = _took("the rollout", lambda: _report(fleet, name)["phase"] != "idle")
+    until(f"{name} ramps", lambda: _is_in_force(fleet, name, "ramping"), 60)
+    return took
+
+
+def _rolled_back(fleet: Fleet, name: str) -> float:
+    began = time.monotonic()
+    status, answer = fleet.serve.order("rollback", name)
+    assert status == httpx.codes.OK, answer
+    return _took("the split", lambda: _is_in_force(fleet, name, "rolling_back", "idle"), began)
+
+
+def _report(fleet: Fleet, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = fleet.serve.get(f"/v1/models/{name}")
+    return found
+
+
+def _is_in_force(fleet: Fleet, name: str, *phases: str) -> bool:
+    found = _report(fleet, name)
+    return found["phase"] in phases and found["epoch"] == found["epoch_in_force"]
+
+
+def _took(what: str, is_so: Callable[[], bool], began: float | None = None) -> float:
+    """Seconds until it is so."""
+    start = time.monotonic() if began is None else began
+    until(what, is_so, 60, 0.05)
+    return time.monotonic() - start
+
+
+def ramps(fleet: Fleet) -> list[Row]:
+    """Rollouts at the same time: what one of them asks, in its ramp and as a whole."""
+    names = fleet.names[-RAMPS:]
+    fleet.calm()
+    mark, began = fleet.cluster.audit.mark(), time.monotonic()
+    for name in names:
+        fleet.deploy(name, "v2")
+    _await(fleet, names, "ramping")
+    ramp_mark, ramp_began = fleet.cluster.audit.mark(), time.monotonic()
+    time.sleep(IDLE_S)
+    ramp = fleet.requests(ramp_mark) * 3600 / (time.monotonic() - ramp_began)
+    for name in names:
+        assert fleet.serve.order("promote", name)[0] == httpx.codes.OK
+    _await(fleet, names, "promoted", "idle")
+    fleet.calm()
+    leases = (time.monotonic() - began) * _leases_hz(fleet, mark, began)
+    whole = (fleet.requests(mark) - leases) / len(names)
+    lease_hourly = 3600 * _leases_hz(fleet, mark, began)
+    return [
+        Row(f"{RAMPS} ramps: API requests per model", (ramp - lease_hourly) / RAMPS, "/h", ""),
+        Row(f"{RAMPS} ramps: API requests per rollout", whole, "", ""),
+    ]
+
+
+def _leases_hz(fleet: Fleet, mark: int, began: float) -> float:
+    """How often the Lease is renewed, whatever the models do."""
+    found = fleet.cluster.audit.requests(since=mark, agent="understudy/", resource="leases")
+    return len(found) / (time.monotonic() - began)
+
+
+def _await(fleet: Fleet, names: Sequence[str], *phases: str) -> None:
+    def are_there() -> bool:
+        return all(_is_in_force(fleet, name, *phases) for name in names)
+
+    until(" or ".join(phases), are_there, 120, 0.5)
