@@ -209,12 +209,12 @@ class ClusterSide:
         found = self._deployments.deployment(policy, arm)
         return None if found is None else deployment_reference(*found)
 
-    def _changed(self, _model: str) -> None:
-        self._soon(self._hurry)
+    def _changed(self, model: str) -> None:
+        self._soon(lambda: self._stir(model))
 
-    def _hurry(self) -> None:
+    def _stir(self, model: str) -> None:
         if self._wheel is not None:
-            self._wheel.hurry()
+            self._wheel.stir(model)
 
     def _gained(self) -> None:
         self._is_leading = True

@@ -25,6 +25,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
+from zlib import crc32
 
 import structlog
 
@@ -140,6 +141,9 @@ class Wheel:
         self._deposed: str | None = None
         self._ticked: dict[str, float] = {}
         self._states: dict[str, State] = {}
+        self._moved: set[str] = set()
+        self._rerouted: set[str] = set()
+        self._routes: dict[str, RoutedModel] = {}
         self._published: list[RoutedModel] = []
         self._stand_ins: dict[str, RoutedModel] = {}
         self.troubles: dict[str, str] = {}
@@ -182,6 +186,12 @@ class Wheel:
     def hurry(self) -> None:
         """Turn now."""
         self._asked.set()
+
+    def stir(self, model: str) -> None:
+        """Something of the model's arms has changed in the cluster: look at it now."""
+        self._moved.add(model)
+        self._rerouted.add(model)
+        self.hurry()
 
     def depose(self, why: str) -> None:
         """Another controller leads: end, and change nothing more."""
@@ -258,6 +268,7 @@ class Wheel:
             if source is None:
                 self._folds.pop(model, None)
                 self._states.pop(model, None)
+                self._routes.pop(model, None)
                 self._stand_ins.pop(model, None)
                 self.troubles.pop(model, None)
             elif model in self._folds:
@@ -267,17 +278,24 @@ class Wheel:
             self._restless |= {model} & set(self._folds)
 
     async def _fill(self) -> None:
-        """Bring into the log whatever there is to know now."""
+        """Bring into the log whatever there is to know now.
+
+        The cluster is asked about models that it says have changed, and about those that were
+        folded: an idle one too, every few seconds.
+        """
         await self._drain()
         if self._cluster is None:
             return
         now = self._clock()
+        looked = self._moved & self._states.keys()
+        self._moved -= looked
         lines = {
             model: news
-            for model, state in self._states.items()
-            if (news := self._cluster.news(self._folds[model].policy, state, now))
+            for model in sorted(looked)
+            if (news := self._cluster.news(self._folds[model].policy, self._states[model], now))
         }
         if lines:
+            self._moved |= lines.keys()  # until their folds say that the log has them
             await self.append(lines)
 
     async def _drain(self) -> None:
@@ -326,12 +344,14 @@ class Wheel:
         unsettled = state.in_force_epoch < state.split.epoch
         if is_waiting or is_moving or is_scaling or unsettled:
             return True
-        return now - self._ticked[model] >= IDLE_TICK_S
+        return _beat(model, now) > _beat(model, self._ticked[model])
 
     async def _fold(self, model: str) -> None:
         turned = await asyncio.to_thread(self._folds[model].turn)
         is_first = model not in self._states
         self._states[model] = turned.state
+        self._moved.add(model)
+        self._rerouted.add(model)
         self._say(model, turned)
         self._told(model, turned)
         if self._actor is not None and (turned.decisions or is_first):
@@ -343,7 +363,8 @@ class Wheel:
         if self._cluster is not None and not self._cluster.is_known:
             return  # the routers know better where the arms answer
         await self._stand_in()
-        routed = [self._routed(m) for m in sorted(self._states)] + list(self._stand_ins.values())
+        self._reroute()
+        routed = [self._routes[m] for m in sorted(self._states)] + list(self._stand_ins.values())
         if routed != self._published:
             await self._lead()
             await self._router.publish(routed)
@@ -390,6 +411,14 @@ class Wheel:
     def _unconfirmed(self) -> list[str]:
         return [m for m, s in self._states.items() if s.in_force_epoch < s.split.epoch]
 
+    def _reroute(self) -> None:
+        """Renew the routes of models that were folded, or whose arms moved."""
+        for model in self._rerouted & self._states.keys():
+            routed = self._routed(model)
+            if self._routes.get(model) != routed:
+                self._routes[model] = routed
+        self._rerouted.clear()
+
     def _routed(self, model: str) -> RoutedModel:
         state = self._states[model]
         arms = {state.champion, *state.split.weights, *state.split.mirror}
@@ -431,6 +460,11 @@ class Wheel:
         log.error("holding", model=model, reason=sentence, exc_info=exc if is_bug else None)
         self.troubles[model] = sentence
         self._worried()
+
+
+def _beat(model: str, now: float) -> int:
+    """Which idle tick of the model it is time for; those of many models are spread evenly."""
+    return int(now / IDLE_TICK_S + crc32(model.encode()) / 2**32)
 
 
 def _split_line(model: str, now: float, split: Split) -> bytes:

@@ -1,6 +1,7 @@
 """`python -m tests.bench [NAME,…]`: the benchmarks, one table; missed targets are marked.
 
-`python -m tests.bench quality --write` renews docs/decision-quality.md.
+`python -m tests.bench quality --write` renews docs/decision-quality.md. `cluster` is run only when
+it is named: it needs the test cluster's programs, and ten minutes.
 """
 
 from __future__ import annotations

@@ -67,6 +67,7 @@ async def _segmented(folder):
         state = replace(turned.state, split=split)
         backend.told("digits", replace(turned, state=state))
         backend.wheel._states["digits"] = state
+        backend.wheel.stir("digits")
         await backend.wheel._act()
         assert router.published[0].split == split
         lines = [line for block in stream.read("digits", 0) for line in block.lines]
