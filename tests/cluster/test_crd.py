@@ -27,8 +27,6 @@ from tests.cluster.control_plane import ControlPlane
 from tests.core import broken_policies
 from tests.core.policy_texts import EVERY_FIELD, POLICIES, SMALLEST, VALUES, document, places
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 CASES = 2_000
 """Of some 8 000. All of them were tried, too: none was judged apart."""
 

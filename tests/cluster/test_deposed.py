@@ -14,7 +14,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import until
 from tests.cluster.serving import ClusterServe
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.timeout(60)
 
 LEASES = {
     "apiGroups": ["coordination.k8s.io"],

@@ -25,8 +25,6 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import until
 from tests.core.policy_texts import document
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 
 class Office:
     """A controller's part that is tested here, wired as `serve` wires it."""

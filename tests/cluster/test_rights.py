@@ -30,7 +30,7 @@ from tests.cluster.serving import (
 from tests.cluster.test_gateway import PARENT, model_rule
 from tests.cluster.test_kserve import URIS, KServe
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 Right = tuple[str, str, str]
 

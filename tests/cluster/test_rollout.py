@@ -30,7 +30,7 @@ from tests.cluster.serving import (
 
 HEAD = ["NAME", "MODEL", "PHASE", "CHAMPION", "CANDIDATE", "STEP", "WEIGHT"]
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture

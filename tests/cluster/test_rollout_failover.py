@@ -13,7 +13,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import TinyKubelet
 from tests.cluster.serving import FULL, MODEL, SLOW, ClusterServe, Scene, Users, policy
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 LONGEST_S = 15.0
 MORTAL = Path(__file__).with_name("mortal.py")

@@ -14,7 +14,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import TinyKubelet
 from tests.cluster.serving import LEASES, MODEL, SLOW, ClusterServe, Scene, Users, policy
 
-pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(1500)
 
 FULL = 2
 QUICK = {"warmup": "0s", "retain": "1s", "drain": "1s"}
