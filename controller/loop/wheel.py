@@ -32,7 +32,7 @@ import structlog
 from controller.core.decide.phases import ACTIVE
 from controller.core.model import Json, Phase, Split
 from controller.core.state import State
-from controller.errors import Deposed, InvariantError, Retryable, UnderstudyError
+from controller.errors import Deposed, InvariantError, Retryable, Standby, UnderstudyError
 from controller.ledger import Ledger
 from controller.loop.actor import Actor, Standing
 from controller.loop.cluster import Cluster
@@ -215,10 +215,13 @@ class Wheel:
     async def append_and_turn(self, model: str, line: bytes) -> None:
         """Write an event and carry out at once what follows from it.
 
-        Raises `Retryable` when the log or this model could not be turned: then it is not done yet.
+        Raises `Retryable` when the log or this model could not be turned: then it is not done yet;
+        `Standby` when this controller leads no more: then whoever does will do it.
         """
         await self.append({model: [line]})
         await self._try_turn()
+        if self._deposed is not None:
+            raise Standby(f"kept for the next leader: {self._deposed}", "another controller")
         for who in (model, LOG):
             if who in self.troubles:
                 raise Retryable(self.troubles[who], after_s=PACE_S)
