@@ -107,6 +107,12 @@ def weight(serve: ClusterServe, arm: str) -> int:
     return next((each["weight"] for each in report["arms"] if each["arm"] == arm), 0)
 
 
+def in_force(serve: ClusterServe, version: str) -> int:
+    """What the routers give to a version."""
+    arms = [each for each in serve.report()["arms"] if each["arm"] == version]
+    return int(arms[0]["weight_in_force"]) if arms else 0
+
+
 def test_rolls_a_bad_candidate_back(scene: Scene) -> None:
     serve = served(scene)
     with Users(serve, {"v1": 0.9, "v3": 0.0}) as users, Film(scene, "v1") as film:
@@ -134,6 +140,7 @@ def test_cuts_no_answer_that_is_under_way(scene: Scene, operation: str) -> None:
     slow_s = 6.0
     serve = served(scene, canary=SLOW, retain="8s", drain="8s")
     ramping(scene, serve)
+    scene.until("v2 has its share", lambda: in_force(serve, "v2") == 2500, serve)
     with Users(serve) as users, ThreadPoolExecutor(16) as pool:
         paths = [f"/{MODEL}/x/slow/{slow_s:g}"] * 16
         begun = time.time()
@@ -211,6 +218,7 @@ def test_outlives_an_outage_of_the_api_server(scene: Scene) -> None:
                 time.sleep(1)
         finally:
             scene.cluster.start_api()
+            scene.cluster.restart_controllers()
         scene.until("it goes on", lambda: weight(serve, "v2") == 5000, serve)
         scene.cluster.stop_api()
         try:
@@ -221,6 +229,7 @@ def test_outlives_an_outage_of_the_api_server(scene: Scene) -> None:
             time.sleep(3)
         finally:
             scene.cluster.start_api()
+            scene.cluster.restart_controllers()
         scene.until("v2 is put aside", lambda: scene.role("v2") == "rejected", serve)
         assert scene.replicas("v2")[0] == 0
     assert took < 5
