@@ -55,6 +55,8 @@ def survived(scene: Scene, nth: int, operation: str, candidate: str, aside: str)
     # Nobody needs to wait for a Lease whose holder is known to be dead.
     scene.cluster.admin.delete(f"{LEASES.format(scene.namespace)}/understudy")
     start(scene, nth + 1)
+    if operation == "rollback" and serve.report()["phase"] == "ramping":
+        serve.order(operation)  # it was killed before the order was in the log
     return False
 
 
