@@ -8,11 +8,9 @@ anybody's: a split that somebody changes in mid-ramp is never changed back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-from controller.deploy.client import MANAGER, Object
-from controller.deploy.plan import Field, value
+from controller.deploy.client import Object
+from controller.deploy.plan import Field, is_us, named, value
+from controller.deploy.plan import owners as owners_of
 from controller.deploy.words import FIELDS
 from controller.errors import Conflict
 
@@ -25,8 +23,8 @@ def takes(found: Object, field: Field, wanted: str, remedy: str) -> bool:
 
     Raises `Conflict` where it is not ours to take.
     """
-    owners = list(_owners(found, field))
-    others = [each for each in owners if not _is_us(each)]
+    owners = list(owners_of(found, field))
+    others = [each for each in owners if not is_us(each)]
     held = [each["manager"] for each in others if each.get("operation") == "Apply"]
     if held:
         raise Conflict(
@@ -45,7 +43,7 @@ def takes(found: Object, field: Field, wanted: str, remedy: str) -> bool:
 
 def writers(found: Object, field: Field) -> str:
     """Who else wrote a field, for people."""
-    names = sorted({each["manager"] for each in _owners(found, field) if not _is_us(each)})
+    names = sorted({each["manager"] for each in owners_of(found, field) if not is_us(each)})
     return ", ".join(repr(name) for name in names) or "somebody"
 
 
@@ -60,29 +58,8 @@ def dotted(field: Field) -> str:
     return ".".join(field)
 
 
-def named(found: Object) -> str:
-    """An object for people."""
-    meta = found["metadata"]
-    return f"{found['kind']} {meta['namespace']}/{meta['name']}"
-
-
 def head(found: Object, *, strict: bool) -> Object:
     """The beginning of an apply to this very object, and, if strict, only as it was seen."""
     names = ("name", "namespace", "uid", *(("resourceVersion",) if strict else ()))
     meta = {name: found["metadata"][name] for name in names}
     return {"apiVersion": found["apiVersion"], "kind": found["kind"], "metadata": meta}
-
-
-def _is_us(owner: Object) -> bool:
-    return owner.get("manager") == MANAGER and owner.get("operation") == "Apply"
-
-
-def _owners(found: Object, field: Field) -> Iterator[Object]:
-    for entry in found["metadata"].get("managedFields") or []:
-        here: Any = entry.get("fieldsV1") or {}
-        for name in field:
-            here = here.get(f"f:{name}")
-            if here is None:
-                break
-        else:
-            yield entry

@@ -48,9 +48,9 @@ import msgspec
 
 from controller.core.model import Split, Version, weights_sentence
 from controller.deploy.carrying import Standing
-from controller.deploy.claims import dotted, field_taken, head, named, takes, writers
+from controller.deploy.claims import dotted, field_taken, head, takes, writers
 from controller.deploy.client import Object
-from controller.deploy.plan import Field, Patch, value
+from controller.deploy.plan import Field, Patch, named, value
 from controller.deploy.target import FoundArm
 from controller.deploy.words import FIELDS
 from controller.errors import Conflict, Permanent, Retryable

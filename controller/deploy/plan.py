@@ -227,7 +227,7 @@ def patch(
 
 def _takes(found: Object, field: Field, wanted: object) -> bool:
     """Whether the field is to be taken from others who only updated it."""
-    others = [each for each in _owners(found, field) if not _is_us(each)]
+    others = [each for each in owners(found, field) if not is_us(each)]
     held = [each for each in others if each.get("operation") == "Apply"]
     if held:
         raise Conflict(_held(found, field, wanted, held[0]["manager"]))
@@ -237,7 +237,8 @@ def _takes(found: Object, field: Field, wanted: object) -> bool:
     return bool(others)
 
 
-def _is_us(owner: Object) -> bool:
+def is_us(owner: Object) -> bool:
+    """Whether an entry of managedFields is ours."""
     return owner.get("manager") == MANAGER and owner.get("operation") == "Apply"
 
 
@@ -248,7 +249,7 @@ def _is_former_scaler(owner: Object) -> bool:
 
 def _held(found: Object, field: Field, wanted: object, manager: str) -> str:
     return (
-        f"{_name(found)}: {_dotted(field)} is {_shown(value(found, field))} and applied by "
+        f"{named(found)}: {_dotted(field)} is {_shown(value(found, field))} and applied by "
         f"{manager!r}; Understudy wants {_shown(wanted)}. Take the field out of what {manager} "
         f"applies{_instead(field)}"
     )
@@ -256,7 +257,7 @@ def _held(found: Object, field: Field, wanted: object, manager: str) -> str:
 
 def _taken_back(found: Object, field: Field, wanted: object, manager: str) -> str:
     return (
-        f"{_name(found)}: {_dotted(field)} was changed to {_shown(value(found, field))} by "
+        f"{named(found)}: {_dotted(field)} was changed to {_shown(value(found, field))} by "
         f"{manager!r} after Understudy had taken it over; Understudy wants {_shown(wanted)}. "
         f"Remove the annotation {FIELDS} to hand it over again{_instead(field)}"
     )
@@ -274,7 +275,8 @@ def _shown(value_: object) -> str:
     return "not set" if value_ is None else str(value_)
 
 
-def _name(found: Object) -> str:
+def named(found: Object) -> str:
+    """An object for people."""
     meta = found["metadata"]
     return f"{found['kind']} {meta['namespace']}/{meta['name']}"
 
@@ -301,7 +303,7 @@ def _head(found: Object) -> Object:
     return {"apiVersion": found["apiVersion"], "kind": found["kind"], "metadata": meta}
 
 
-def _owners(found: Object, field: Field) -> Iterator[Object]:
+def owners(found: Object, field: Field) -> Iterator[Object]:
     """Entries of managedFields that name the field."""
     for entry in found["metadata"].get("managedFields") or []:
         here: Any = entry.get("fieldsV1") or {}
@@ -315,7 +317,7 @@ def _owners(found: Object, field: Field) -> Iterator[Object]:
 
 def _owned(found: Object) -> set[Field]:
     """The fields that we own."""
-    return {f for f in _OURS[found["kind"]] if any(_is_us(each) for each in _owners(found, f))}
+    return {f for f in _OURS[found["kind"]] if any(is_us(each) for each in owners(found, f))}
 
 
 def _taken(found: Object) -> set[Field]:

@@ -27,10 +27,10 @@ from typing import Any, Final
 
 from controller.core.model import Split, weights_sentence
 from controller.deploy.carrying import Standing
-from controller.deploy.claims import dotted, head, named, takes, writers
+from controller.deploy.claims import dotted, head, takes, writers
 from controller.deploy.client import Object
 from controller.deploy.found import Key
-from controller.deploy.plan import Field, Patch, value
+from controller.deploy.plan import Field, Patch, named, value
 from controller.deploy.words import FIELDS, service_name
 from controller.errors import Permanent
 from controller.router.snapshot import RoutedModel
