@@ -30,14 +30,20 @@ demo: install  ## the whole loop on this machine: real models, a rollback and a 
 	@$(BIN)/understudy demo
 
 test: install cluster services  ## all tests, on real services
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
-services:  ## PostgreSQL and Redis, whose programs the tests start for themselves
-	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 && command -v redis-server >/dev/null || { \
-	  echo "installing the Debian packages postgresql and redis-server"; \
-	  $(SUDO) apt-get install -qq --yes --no-install-recommends postgresql redis-server >/dev/null || { \
-	    $(SUDO) apt-get update -qq && \
-	    $(SUDO) apt-get install -qq --yes --no-install-recommends postgresql redis-server >/dev/null; }; }
+services: install  ## PostgreSQL, Redis and Kafka, whose programs the tests start for themselves
+	@ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || $(call debian,postgresql)
+	@command -v redis-server >/dev/null || $(call debian,redis-server)
+	@command -v cc >/dev/null || $(call debian,gcc libc6-dev)
+	@command -v faketime >/dev/null || $(call debian,faketime)
+	@command -v java >/dev/null || $(call debian,default-jre-headless)
+	@command -v mvn >/dev/null || $(call debian,maven)
+	@$(BIN)/python -m tests.stores.kafka
+
+APT := $(SUDO) apt-get -qq --yes --no-install-recommends install
+debian = { echo "installing the Debian package $(1)"; \
+  $(APT) $(1) >/dev/null || { $(SUDO) apt-get -qq update && $(APT) $(1) >/dev/null; }; }
 
 cluster: install  ## the programs of a Kubernetes control plane, for tests; built once per machine
 	@$(BIN)/python -m tests.cluster.build

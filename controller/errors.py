@@ -6,10 +6,12 @@
     ├── CommandError         the operator                  the command does not fit the phase
     ├── BackendError         a service that we use
     │   ├── Retryable        try again after `after_s`
-    │   │   └── Standby      this controller does not lead: ask again, or ask the leader
+    │   │   ├── Standby      this controller does not lead: ask again, or ask the leader
+    │   │   └── Busy         more came than can be held: nothing was kept, send it again
     │   └── Permanent        trying again will not help
     │       ├── Conflict     another writer owns what we would change: not fought
-    │       └── Deposed      another controller leads: stop acting
+    │       ├── Deposed      another controller leads: stop acting
+    │       └── Trimmed      these events are kept no more: begin at a later one
     └── InvariantError       Understudy itself: a bug. Hold the split and say so
 
 Foreign exceptions are mapped to these at the boundary, with `raise … from exc`.
@@ -98,6 +100,10 @@ class Standby(Retryable):
         super().__init__(message, after_s=after_s)
 
 
+class Busy(Retryable):
+    """More came than can be held. Nothing of it was kept; after a while it may be sent again."""
+
+
 class Permanent(BackendError):  # noqa: N818 - the design's word
     """The same call will fail again until somebody changes something."""
 
@@ -108,6 +114,18 @@ class Conflict(Permanent):
 
 class Deposed(Permanent):
     """Another controller leads now. Whoever gets this must stop acting."""
+
+
+class Trimmed(Permanent):
+    """Events before `first` of a model's log were dropped, as its retention says."""
+
+    def __init__(self, model: str, first: int) -> None:
+        self.model = model
+        self.first = first
+        super().__init__(
+            f"the log of {model} begins at event {first}: those before it were trimmed, and are "
+            "kept for as long as --retain says"
+        )
 
 
 class InvariantError(UnderstudyError):

@@ -5,12 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import structlog
 
+from controller.core.policy.quantities import duration_s
 from controller.errors import PolicyError, Problem, UnderstudyError
+
+RETAIN: Final = "1d"
+KEEP_REJECTED: Final = 100_000
+KEEP_DECISIONS: Final = "forever"
+FORGET_ROUTERS: Final = "5m"
+"""For so long a lost router may have users; the chart gives the same."""
 
 
 class SettingsError(UnderstudyError):
@@ -56,13 +65,89 @@ class StoreUrls:
         )
 
 
+_NODES = ("", "+sentinel", "+cluster")
+_KINDS = {
+    "kafka": ("kafka", "kafkas"),
+    "redis": tuple(f"{scheme}{kind}" for kind in _NODES for scheme in ("redis", "rediss")),
+}
+
+
+def source_urls(
+    *, kafka: str | None, redis: str | None, stream: str | None
+) -> dict[str, str | None]:
+    """Where topics of others are, by kind; where the event log is, if that is of the kind.
+
+    The addresses may hold passwords.
+
+    Raises:
+        SettingsError: an address is of another kind.
+    """
+    given = {"kafka": kafka, "redis": redis}
+    found: dict[str, str | None] = {}
+    for kind, schemes in _KINDS.items():
+        address = given[kind] or (stream if _scheme(stream) in schemes else None)
+        if address is not None and _scheme(address) not in schemes:
+            raise SettingsError(
+                f"--{kind}: found an address with the scheme {_scheme(address)!r}, expected "
+                f"{kind}://HOST:PORT, or {schemes[1]}:// with TLS"
+            )
+        found[kind] = address
+    return found
+
+
+def _scheme(address: str | None) -> str:
+    return (address or "").partition("://")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much is kept; None: everything.
+
+    log_s        of the event log, event time
+    rejected     events that could not be used: the newest of each model, and of those refused at
+                 the door
+    decisions_s  of the decisions, event time
+    """
+
+    log_s: float | None = duration_s(RETAIN)
+    rejected: int = KEEP_REJECTED
+    decisions_s: float | None = None
+
+    @classmethod
+    def of(cls, retain: str, keep_rejected: int, keep_decisions: str) -> Retention:
+        """As they are given: durations such as `1d`, or `forever`."""
+        return cls(
+            _span_s(retain, "--retain"), keep_rejected, _span_s(keep_decisions, "--keep-decisions")
+        )
+
+
+def _span_s(text: str, name: str) -> float | None:
+    if text == "forever":
+        return None
+    try:
+        return duration_s(text)
+    except ValueError as exc:
+        raise SettingsError(f"{name}: {exc}, or forever") from exc
+
+
+def span_s(text: str, name: str) -> float:
+    """A setting that is a duration, in seconds."""
+    try:
+        return duration_s(text)
+    except ValueError as exc:
+        raise SettingsError(f"{name}: {exc}") from exc
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of `understudy serve`.
 
+    topics      where topics that policies name are, by kind
     stores      None: files in the state folder
     router      without its address, routers are elsewhere
     namespaces  of the cluster that are watched, none: all; None: there is no cluster
+    workers     processes that fold partitions; None: as many as policies ask for and cores can run
+    forget_routers_s  how long a router that is away keeps arms from being scaled down
     """
 
     policies: Path
@@ -72,6 +157,10 @@ class Settings:
     xds: Address
     namespaces: tuple[str, ...] | None = None
     stores: StoreUrls | None = None
+    retention: Retention = field(default_factory=Retention)
+    topics: Mapping[str, str | None] = field(default_factory=dict)
+    workers: int | None = None
+    forget_routers_s: float = duration_s(FORGET_ROUTERS)
 
 
 def router_address(text: str) -> Address | None:

@@ -17,9 +17,10 @@ _HEAD = """\
 <!-- Made by `make docs` from controller/cli. Do not edit. -->
 # Command line
 
-Everything is said by `understudy COMMAND --help` as well. `serve`, `demo`, `check`, `schema`,
-`plan`, `simulate` and `replay` work by themselves; `ledger` and `events` read a state folder, so
-that they work when nothing runs; the others ask a running `serve`, at `--api`.
+Everything is said by `understudy COMMAND --help` as well. `ledger` and `events` read log and ledger
+where they are kept, so that they work when nothing runs; `status`, `explain`, `candidate` and the
+operators' commands, from `promote` to `undo`, ask a running `serve`, at `--api`. All others work by
+themselves.
 
 Exit codes: 0 fine; 1 the thing asked for is not so (`check` found faults, `status --wait` timed
 out, `ledger --verify` found a difference, the demo did not end as hoped, no controller answers);

@@ -23,6 +23,7 @@ from docs.chart import (
     chart_readme,
 )
 from docs.commands import CLI_PAGE, cli_page
+from docs.health import HTTP_PAGE, http_page
 from docs.phases import PHASES_PAGE, phases_page
 from docs.scenarios import SCENARIOS_PAGE, scenarios_page
 
@@ -119,6 +120,7 @@ if __name__ == "__main__":
     PHASES_PAGE.write_text(phases_page(), encoding="utf-8")
     CLI_PAGE.write_text(cli_page(), encoding="utf-8")
     SCENARIOS_PAGE.write_text(scenarios_page(), encoding="utf-8")
+    HTTP_PAGE.write_text(http_page(), encoding="utf-8")
     CRD_FILE.write_text(chart_crd(), encoding="utf-8")
     BOOTSTRAP_FILE.write_text(chart_bootstrap(), encoding="utf-8")
     README.write_text(chart_readme(), encoding="utf-8")

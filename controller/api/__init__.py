@@ -5,7 +5,8 @@ JSON, so it runs the same on the controller and on the plain in-memory class of 
 
     app           puts the parts together: middleware, routes, lifespan
     backend       what the room needs of the controller
-    schemas       the shapes of bodies and answers: the OpenAPI document is made of them
+    reports       the shapes of what is answered of a model; `schemas`: those of other answers;
+                  `bodies`: those of what is sent: the OpenAPI document is made of them all
     explanations  the shapes of an explanation
     routes        models, decisions, candidates, operator commands
     events        POST /v1/events: bytes -> durable events
@@ -14,6 +15,7 @@ JSON, so it runs the same on the controller and on the plain in-memory class of 
     probes        /healthz, /readyz
     pages         the dashboard's files
     guard         who may not come in: foreign web pages, huge bodies
+    pressure      how much is taken in at the same time; `connections`: how many there may be
     problems      every error as an RFC 9457 document
     serving       the uvicorn server, with streams that end when it does
 """

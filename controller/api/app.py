@@ -18,6 +18,7 @@ from fastapi.openapi.utils import get_openapi
 from controller.api import events, live, metrics, pages, probes, problems, routes
 from controller.api.backend import Backend
 from controller.api.guard import Guard
+from controller.api.pressure import Budget, Readers
 
 _ABOUT = (
     "Online model evaluation and rollout: where models stand, why they moved, and how to move "
@@ -41,8 +42,10 @@ def create_app(backend: Backend, *, hosts: frozenset[str] | None = None) -> Fast
     )
     app.state.backend = backend
     app.state.hub = live.Hub()
-    app.state.registry = metrics.registry(backend)
-    app.add_middleware(Guard, hosts=hosts)
+    app.state.budget = Budget()
+    app.state.readers = Readers()
+    app.state.registry = metrics.registry(backend, app.state.budget)
+    app.add_middleware(Guard, budget=app.state.budget, hosts=hosts)
     problems.install(app)
     for room in (routes, events, live, metrics, probes, pages):
         app.include_router(room.router)

@@ -21,6 +21,10 @@ class Backend(Protocol):
         """The models that have a policy, in the order in which people should see them."""
         ...
 
+    def held(self) -> dict[str, str]:
+        """Models of which nothing can be said since the start, and why. Not among `models`."""
+        ...
+
     def report(self, model: str) -> Report:
         """Where `model` stands now. Raises `KeyError` for an unknown model."""
         ...
@@ -35,6 +39,10 @@ class Backend(Protocol):
         """A decision with its numbers; None asks for the present. Raises `KeyError`."""
         ...
 
+    def evidence(self, model: str) -> dict[str, Json]:
+        """As `explain` of the present, without its last decision: the ledger is not asked."""
+        ...
+
     def history(self, model: str) -> list[Report]:
         """Recent reports, oldest first, thinned to at most 600: what the plots are drawn from."""
         ...
@@ -42,7 +50,8 @@ class Backend(Protocol):
     async def ingest(self, events: Sequence[Canonical | EventError]) -> list[str | None]:
         """One error text, or None when accepted, per event; durable on return.
 
-        Raises `Retryable` when the log is out of reach; then nothing was accepted.
+        Raises `Retryable` when the log is out of reach, `Busy` when it cannot follow; then nothing
+        was accepted. What was refused is kept too, but nobody waits for that.
         """
         ...
 
@@ -77,6 +86,16 @@ class Backend(Protocol):
 
     def ready(self) -> dict[str, bool | str]:
         """Component -> True, or what is missing."""
+        ...
+
+    def intake_status(self) -> dict[str, Json]:
+        """How intake goes, for `/metrics`.
+
+        Since this process started: `refused` (events by reason), `unkept` (how many of them were
+        only counted) and `withheld` (the same of dead letters, by model). Now: `lag` (model ->
+        events in its log that are not folded yet) and `turn_s` (how long the present turn has
+        taken).
+        """
         ...
 
     def leads(self) -> bool:

@@ -10,7 +10,8 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from controller.api.schemas import Answer, Interval, LiftView, finite
+from controller.api.reports import Interval, LiftView, finite
+from controller.api.schemas import Answer
 from controller.core.model import Json, Phase, Verdict
 
 

@@ -18,11 +18,13 @@ Rejected: a CSRF token. The dashboard is read-only, so nobody would ever fetch o
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from controller.api.pressure import Budget, Reservation
 from controller.api.problems import ProblemError, document
 
 BODY_LIMIT = 16 * 1024 * 1024
@@ -30,6 +32,12 @@ BODY_LIMIT = 16 * 1024 * 1024
 
 DRAINED = 4 * BODY_LIMIT
 """Bytes read and dropped of a body that is too large, so that its sender reads our answer."""
+
+BODY_S = 15.0
+BODY_BYTES_PER_S = 128 * 1024
+"""A body must be there after so many seconds, and one more for each so many of its bytes."""
+
+_DRAIN_S = 5.0
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -44,10 +52,16 @@ _ANY_MEDIA_TYPE = frozenset({"/v1/events"})
 
 
 class Guard:
-    """ASGI middleware that turns such requests away and bounds the bodies of the others."""
+    """ASGI middleware that turns such requests away and bounds the bodies of the others.
 
-    def __init__(self, app: ASGIApp, *, hosts: frozenset[str] | None = None) -> None:
+    budget  what all bodies together may hold
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, budget: Budget, hosts: frozenset[str] | None = None
+    ) -> None:
         self._app = app
+        self._budget = budget
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +74,12 @@ class Guard:
         if refusal is not None:
             await document(refusal, scope["path"])(scope, receive, reply)
             return
-        await self._app(scope, _bounded(receive), reply)
+        held = self._budget.body()
+        scope.setdefault("state", {})["body"] = held
+        try:
+            await self._app(scope, _bounded(receive, held), reply)
+        finally:
+            held.release()
 
 
 def refuse(
@@ -100,22 +119,56 @@ def _name(host: str) -> str:
     return (urlsplit(f"//{host}").hostname or "").lower()
 
 
-def _bounded(receive: Receive) -> Receive:
-    """`receive` that raises 413 once the body exceeds the limit, after dropping a bounded rest."""
+def _bounded(receive: Receive, held: Reservation) -> Receive:
+    """`receive` that raises 413, 429 or 408 where a body is too large, one too many, or too slow.
+
+    A bounded rest of it is read and dropped before, so that its sender reads the answer.
+    """
     seen = 0
+    is_whole = False
+    began_s = asyncio.get_running_loop().time()
 
     async def bounded() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen <= BODY_LIMIT:
-            return message
-        while message.get("more_body", False) and seen < DRAINED:
-            message = await receive()
-            seen += len(message.get("body", b""))
-        raise too_large()
+        nonlocal seen, is_whole
+        if is_whole:
+            return await receive()  # waits for the sender to go away
+        try:
+            async with asyncio.timeout_at(began_s + BODY_S + seen / BODY_BYTES_PER_S):
+                message = await receive()
+        except TimeoutError as exc:
+            raise _too_slow() from exc
+        size = len(message.get("body", b""))
+        seen += size
+        is_whole = not message.get("more_body", False)
+        try:
+            if seen > BODY_LIMIT:
+                raise too_large()
+            held.grow(size)
+        except ProblemError:
+            held.release()
+            await _drop(receive, message, seen)
+            raise
+        return message
 
     return bounded
+
+
+async def _drop(receive: Receive, message: Message, seen: int) -> None:
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            while message.get("more_body", False) and seen < DRAINED:
+                message = await receive()
+                seen += len(message.get("body", b""))
+    except TimeoutError:
+        return
+
+
+def _too_slow() -> ProblemError:
+    detail = (
+        f"The body was not there after {BODY_S:.0f} s, and one more for each "
+        f"{BODY_BYTES_PER_S >> 10} KiB of it."
+    )
+    return ProblemError(408, "too-slow", detail, headers={"Connection": "close"})
 
 
 def too_large() -> ProblemError:

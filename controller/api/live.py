@@ -22,11 +22,13 @@ from starlette.types import Receive, Scope, Send
 
 from controller.api.backend import Backend
 from controller.api.problems import ProblemError
-from controller.api.schemas import ModelReport
+from controller.api.reports import ModelReport
 from controller.core.model import Report
 
 HEARTBEAT_S = 15.0
 STALL_S = 10.0
+MOST_STREAMS = 200
+"""Clients at the same time; each holds a connection for as long as it likes."""
 
 _HEARTBEAT = b": heartbeat\nevent: heartbeat\ndata: {}\n\n"
 """A comment, which keeps proxies awake, and an event, by which a page knows that we are there."""
@@ -96,6 +98,11 @@ class Hub:
         mailbox = Mailbox()
         self._mailboxes.add(mailbox)
         return mailbox
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many clients as there may be."""
+        return len(self._mailboxes) >= MOST_STREAMS
 
     def leave(self, mailbox: Mailbox) -> None:
         """Forget a mailbox."""
@@ -170,6 +177,9 @@ async def stream(request: Request) -> Response:
     backend: Backend = request.app.state.backend
     if hub.is_closed:
         raise ProblemError(503, "closing", "Understudy is ending.", headers={"Retry-After": "2"})
+    if hub.is_full:
+        detail = f"{MOST_STREAMS} clients are being told of changes, which is as many as may be."
+        raise ProblemError(503, "busy", detail, headers={"Retry-After": "10"})
     mailbox = hub.join()
     for model in backend.models():
         mailbox.put(model, frame(backend.report(model)))

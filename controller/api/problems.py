@@ -17,11 +17,12 @@ from http import HTTPStatus
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from controller.core.model import Json
 from controller.errors import (
+    Busy,
     CommandError,
     EventError,
     InvariantError,
@@ -39,6 +40,7 @@ STATUS: dict[type[UnderstudyError], tuple[int, str]] = {
     EventError: (400, "event"),
     CommandError: (409, "command"),
     Standby: (503, "standby"),
+    Busy: (429, "busy"),
     Retryable: (503, "out-of-reach"),
     Permanent: (502, "backend"),
     InvariantError: (500, "invariant"),
@@ -70,6 +72,11 @@ def unknown_model(model: str, known: tuple[str, ...]) -> ProblemError:
     return ProblemError(404, "unknown-model", detail, extra={"known": list(known)})
 
 
+def held_model(model: str, why: str) -> ProblemError:
+    """503 that says why nothing is known of a model."""
+    return ProblemError(503, "held", f"{model} is held since the start: {why}")
+
+
 def document(exc: Exception, instance: str) -> Response:
     """The response that tells a client of `exc`, met while answering the path `instance`."""
     problem = _problem_of(exc)
@@ -99,6 +106,8 @@ def _problem_of(exc: Exception) -> ProblemError:
         return _invalid(exc)
     if isinstance(exc, UnderstudyError):
         return _of_tree(exc)
+    if isinstance(exc, ClientDisconnect):  # nobody reads this
+        return ProblemError(400, "", "The sender went away before its body was there.")
     return ProblemError(500, "", "Understudy failed to answer; its log says why.")
 
 
@@ -141,6 +150,10 @@ async def _answer(request: Request, exc: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Let every error of `app` be answered with a problem document."""
-    for cls in (HTTPException, RequestValidationError, UnderstudyError, Exception):
+    """Let every error of `app` be answered with a problem document.
+
+    What is only an `Exception` is logged with its trace as well.
+    """
+    known = (HTTPException, RequestValidationError, UnderstudyError, ClientDisconnect)
+    for cls in (*known, Exception):
         app.add_exception_handler(cls, _answer)

@@ -10,22 +10,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from controller.api.backend import Backend
+from controller.api.bodies import AssignmentQuery, Candidate, Command
 from controller.api.explanations import DecisionExplanation, Explanation, explained
-from controller.api.problems import ProblemError, unknown_model
-from controller.api.schemas import (
-    Assignment,
-    AssignmentQuery,
-    Assignments,
-    Candidate,
-    Command,
-    Decisions,
-    History,
-    ModelReport,
-    Models,
-    Problem,
-    Summary,
-    finite,
-)
+from controller.api.pressure import Readers
+from controller.api.problems import ProblemError, held_model, unknown_model
+from controller.api.reports import History, ModelReport, Models, Summary, finite
+from controller.api.schemas import Assignment, Assignments, Decisions, Problem
 from controller.core.model import Json, Operation
 
 UNSUPPORTED = frozenset({Operation.APPROVE})
@@ -38,18 +28,27 @@ def backend_of(request: Request) -> Backend:
     return backend
 
 
+def readers_of(request: Request) -> Readers:
+    """Who asks the ledger for this app."""
+    readers: Readers = request.app.state.readers
+    return readers
+
+
 Controller = Annotated[Backend, Depends(backend_of)]
+LedgerReaders = Annotated[Readers, Depends(readers_of)]
 
 
 def known(model: str, backend: Controller) -> str:
     """The model of the path, if there is one of that name."""
     if model not in backend.models():
+        if (why := backend.held().get(model)) is not None:
+            raise held_model(model, why)
         raise unknown_model(model, backend.models())
     return model
 
 
 Known = Annotated[str, Depends(known)]
-_NO_MODEL: dict[int | str, dict[str, object]] = {404: {"model": Problem}}
+_NO_MODEL: dict[int | str, dict[str, object]] = {404: {"model": Problem}, 503: {"model": Problem}}
 _CONFLICT: dict[int | str, dict[str, object]] = {
     403: {"model": Problem},
     409: {"model": Problem},
@@ -67,6 +66,7 @@ async def models(backend: Controller) -> Models:
     """Every model in one line, and the state of the router."""
     return Models(
         models=[Summary.of(backend.report(model)) for model in backend.models()],
+        held=backend.held(),
         router={key: finite(value) for key, value in backend.router_status().items()},
     )
 
@@ -90,16 +90,19 @@ async def history(model: Known, backend: Controller) -> History:
 
 
 @of_model.get("/decisions", responses={422: {"model": Problem}})
-async def decisions(
+async def decisions(  # noqa: PLR0913 - a query's parameters
     model: Known,
     backend: Controller,
+    readers: LedgerReaders,
     after: Annotated[int, Query(ge=0, description="only those with a greater number")] = 0,
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
     *,
     newest_first: bool = True,
 ) -> Decisions:
     """The decisions: verdict, split, reason and evidence of each."""
-    found = backend.decisions(model, after=after, limit=limit, newest_first=newest_first)
+    found = await readers.ask(
+        lambda: backend.decisions(model, after=after, limit=limit, newest_first=newest_first)
+    )
     return Decisions(
         model=model,
         decisions=[{key: finite(value) for key, value in row.items()} for row in found],
@@ -110,11 +113,12 @@ async def decisions(
 async def explain(
     model: Known,
     backend: Controller,
+    readers: LedgerReaders,
     decision: Annotated[int | None, Query(ge=1, description="the present if left out")] = None,
 ) -> Explanation | DecisionExplanation:
     """Why it moved, or why it did not: each condition, each guardrail, and plain words."""
     try:
-        found = backend.explain(model, decision)
+        found = await readers.ask(lambda: backend.explain(model, decision))
     except KeyError as exc:
         which = "any decision yet" if decision is None else f"a decision {decision}"
         raise ProblemError(404, "unknown-decision", f"{model} does not have {which}.") from exc

@@ -14,10 +14,12 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
+from controller.api.connections import Door, limit
 from controller.api.live import Hub
 
 _GRACE_S = 3
@@ -71,13 +73,17 @@ def server(app: FastAPI, *, host: str = "127.0.0.1", port: int = 0) -> Server:
     """
     config = uvicorn.Config(
         app,
+        http=cast("type[asyncio.Protocol]", Door(limit=limit())),
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_level="error",  # a client that talks nonsense is no news
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
     )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=config.backlog)
+    # asyncio does so for sockets that say that they are TCP, which those of `create_server` do not:
+    # head and body of an answer are two writes, and the second would wait 40 ms for an ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return Server(config, app.state.hub, listener)

@@ -14,7 +14,7 @@ import time  # noqa: TID251 - clocks are taken here and handed on
 from collections.abc import Callable
 from uuid import uuid4
 
-from controller.core.model import Json
+from controller.core.model import HealthKey, Json
 from controller.core.policy import Policy
 from controller.deploy.chronicle import Chronicle
 from controller.deploy.client import Connection
@@ -22,10 +22,11 @@ from controller.deploy.discoveries import Discoveries
 from controller.deploy.discovery import ClusterDiscovery
 from controller.deploy.events import Reference, deployment_reference
 from controller.deploy.gateway import GatewayRouter
+from controller.deploy.held import AppliedPolicy
 from controller.deploy.kserve import InferenceServices
 from controller.deploy.kubernetes import Deployments
 from controller.deploy.lease import Lease
-from controller.deploy.policies import AppliedPolicy, ClusterPolicies
+from controller.deploy.policies import ClusterPolicies
 from controller.deploy.reporter import Reporter
 from controller.deploy.status import Validity
 from controller.deploy.target import Target
@@ -35,7 +36,8 @@ from controller.ledger import Ledger
 from controller.loop.backend import LoopBackend
 from controller.loop.carriers import Kind
 from controller.loop.fold import PolicySource, Turned
-from controller.loop.wheel import Router, Wheel
+from controller.loop.routes import Router
+from controller.loop.wheel import Wheel
 
 
 class ClusterSide:
@@ -148,14 +150,14 @@ class ClusterSide:
         """Another writer owns what would be changed for an arm; None: not any more."""
         self._chronicle.conflict(policy, arm, sentence)
 
-    def worries(self, policy: Policy) -> dict[str, str]:
+    def worries(self, policy: Policy) -> dict[HealthKey, str | None]:
         """What people should mend, by where it is."""
         is_kserve = policy.spec.deploy is not None and policy.spec.deploy.kserve is not None
         found = (self._kserve if is_kserve else self._deployments).problems(policy)
         out_of_reach = self._deployments.trouble or self._policies.trouble
         return {
             "cluster": "; ".join([*found, *([out_of_reach] if out_of_reach else [])]),
-            "carrier": self.discovery.trouble(policy.model) or "",
+            "carrier": self.discovery.trouble(policy.model),
         }
 
     def status(self) -> dict[str, Json]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time  # noqa: TID251 - the wall clock is taken here and handed to the ledger
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from controller.core.model import Decision, Json
@@ -13,6 +14,7 @@ from controller.core.record import canonical, decision_document
 from controller.errors import Permanent, PolicyError, Problem
 from controller.ledger import Ledger, open_ledger
 from controller.loop.fold import PolicySource, derive
+from controller.loop.origin import first_kept, oldest
 from controller.settings import StoreUrls, policy_text
 from controller.stream import Stream, open_stream
 
@@ -66,8 +68,24 @@ def ledger_rows(urls: StoreUrls, model: str) -> list[dict[str, Json]]:
         return [decision_document(decision) for decision in _all_decisions(ledger, model)]
 
 
-def verify(urls: StoreUrls, model: str) -> tuple[list[str], int]:
-    """What is wrong with a model's ledger, and how many decisions it has.
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What came of looking at a model's ledger.
+
+    faults   what is wrong, in sentences
+    derived  how many decisions the log leads to, just as they were written
+    before   how many lie before the beginning of the log, and have their chain of hashes only
+    dropped  how many are kept no more
+    """
+
+    faults: tuple[str, ...]
+    derived: int
+    before: int
+    dropped: int
+
+
+def verify(urls: StoreUrls, model: str) -> Verified:
+    """Look at a model's ledger.
 
     The chain of hashes shows rows that were changed; deriving every decision again from the log
     shows decisions that the log does not lead to.
@@ -78,22 +96,26 @@ def verify(urls: StoreUrls, model: str) -> tuple[list[str], int]:
         broken = ledger.verify_chain(model)
         if broken is not None:
             faults.append(f"{model}: the chain of hashes is broken at decision {broken}")
-        written = list(_all_decisions(ledger, model))
-        derived = list(derive(ledger, stream, model))
-        for one, other in zip(written, derived, strict=False):
-            if canonical(decision_document(one)) != canonical(decision_document(other)):
-                faults.append(f"{model}: decision {one.number} is not what the log leads to")
-        if len(written) > len(derived):
-            extra = len(written) - len(derived)
+        base = oldest(ledger, model)
+        written = {decision.number: decision for decision in _all_decisions(ledger, model)}
+        derived = {decision.number: decision for decision in derive(ledger, stream, model)}
+        before = [n for n in written if base is not None and n <= base.decisions]
+        faults += [
+            f"{model}: decision {number} is not what the log leads to"
+            for number in sorted(written.keys() & derived.keys())
+            if _differ(written[number], derived[number])
+        ]
+        if extra := len(written.keys() - derived.keys()) - len(before):
             faults.append(f"{model}: {extra} decisions are written that the log does not lead to")
-        return faults, len(written)
+        dropped = ledger.beginning(model).decision - 1
+        return Verified(tuple(faults), len(written) - len(before), len(before), dropped)
 
 
 def log_lines(urls: StoreUrls, model: str) -> Iterator[tuple[bytes, ...]]:
-    """The lines of a model's log, block by block."""
+    """The lines of a model's log, or of a partition's (`MODEL/0`), from the oldest that is kept."""
     with opened(urls) as (stream, ledger):
-        _require(ledger, model)
-        start = 0
+        _require(ledger, model.partition("/")[0])
+        start = first_kept(stream, model)
         while True:
             blocks = list(stream.read(model, start))
             if not blocks:
@@ -104,12 +126,23 @@ def log_lines(urls: StoreUrls, model: str) -> Iterator[tuple[bytes, ...]]:
 
 
 def rejected_rows(urls: StoreUrls, model: str) -> list[dict[str, Json]]:
-    """Events that could not be used: the model's, then those refused before they had a model."""
+    """Events that could not be used: the model's, its partitions', then those without a model."""
     with opened(urls) as (_, ledger):
         _require(ledger, model)
         rows: list[dict[str, Json]] = [
             {"offset": e.offset, "reason": e.reason, "detail": e.detail, "event": e.event}
             for e in ledger.dead_letters(model, limit=_LISTED)
+        ]
+        rows += [
+            {
+                "log": log,
+                "offset": e.offset,
+                "reason": e.reason,
+                "detail": e.detail,
+                "event": e.event,
+            }
+            for log in ledger.logs_with_dead_letters(model)
+            for e in ledger.dead_letters(log, limit=_LISTED)
         ]
         rows += [
             {"source": e.source, "reason": e.reason, "detail": e.detail, "event": e.event}
@@ -118,9 +151,20 @@ def rejected_rows(urls: StoreUrls, model: str) -> list[dict[str, Json]]:
         return rows
 
 
+def dropped_count(urls: StoreUrls, model: str) -> int:
+    """How many more events could not be used, and are not kept any more."""
+    with opened(urls) as (_, ledger):
+        gone = (ledger.count_dropped(model), ledger.count_dropped())
+        return sum(sum(counts.values()) for counts in gone)
+
+
 def _require(ledger: Ledger, model: str) -> None:
     if not ledger.policies(model):
         raise Permanent(f"the ledger knows no model {model!r}")
+
+
+def _differ(one: Decision, other: Decision) -> bool:
+    return canonical(decision_document(one)) != canonical(decision_document(other))
 
 
 def _all_decisions(ledger: Ledger, model: str) -> Iterator[Decision]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from controller.core.model import Json
-from controller.loop.wheel import Drained
+from controller.loop.sources import Drained
 from controller.router.access_log import exposure_lines
 from controller.router.envoy import LocalEnvoy
 from controller.router.fleet import Fleet
@@ -75,6 +75,7 @@ class EnvoyRouter:
         nack = self._plane.last_nack
         return {
             "connected": len(self._plane.connected),
+            "behind": list(self._plane.behind),
             "nacks": nack.number if nack else 0,
             "last_nack": nack.detail if nack else None,
             "restarts": self._envoy.restarts,
@@ -99,7 +100,8 @@ class AccessLog:
             return None
         decoded = exposure_lines(lines)
         refused = [("malformed", why, line) for line, why in decoded.bad]
-        return Drained(decoded.events, refused, Mark(ACCESS_LOG, position))
+        mark = Mark(ACCESS_LOG, position)
+        return Drained(decoded.events, refused, mark, decoded.requests)
 
     async def committed(self, position: str) -> None:
         """Delete files that are wholly in the event log; rotate one that has grown large."""

@@ -8,42 +8,42 @@ wrote, then the API, then the stores.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import signal
 import socket
 import sys
 import time  # noqa: TID251 - the wall clock is taken here and handed to the loop
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
 
 import structlog
 
 from controller.api.app import create_app
 from controller.api.serving import Server
 from controller.api.serving import server as api_server
+from controller.bootstrap.company import Company
+from controller.bootstrap.ending import Ending
 from controller.bootstrap.folder import read_policies
+from controller.bootstrap.patience import patiently
 from controller.bootstrap.routers import EnvoyRouter, chosen, memory_of, sources_of, url_of
-from controller.core.policy import Policy
+from controller.bootstrap.stores import Stores, locked, open_stores
+from controller.bootstrap.workers import Children, wanted
 from controller.errors import InvariantError, Permanent, UnderstudyError
-from controller.ledger import Ledger, open_ledger
 from controller.loop.actor import Actor
 from controller.loop.backend import LoopBackend
 from controller.loop.carriers import Carriers
 from controller.loop.cluster import Cluster
+from controller.loop.feeds import Feeds
 from controller.loop.fold import Fold, PolicySource, Turned
+from controller.loop.reach import Reach
 from controller.loop.standby import StandbyWheel
 from controller.loop.wheel import Wheel
 from controller.notify import Notifier
 from controller.router.envoy import LocalEnvoy
-from controller.router.fleet import Fleet
 from controller.router.server import ControlPlane
 from controller.settings import Address, Settings, StoreUrls, configure_logs
-from controller.stream import Stream, open_stream
 
 if TYPE_CHECKING:
     from controller.bootstrap.cluster import ClusterSide
@@ -64,204 +64,238 @@ def serve(settings: Settings, *, is_json: bool) -> int:
     for source in sources:
         if source.policy.spec.deploy is not None:
             log.warning("deploy is not carried out without --kubernetes", model=source.policy.model)
-    with _locked(settings.state):
+    require_addresses(settings, sources)
+    with locked(settings.state):
         return asyncio.run(_serve(settings, sources, is_json=is_json))
+
+
+def require_addresses(settings: Settings, sources: Sequence[PolicySource]) -> None:
+    """Of policies in files somebody is there to read at once what is missing."""
+    for source in sources:
+        for each in source.policy.spec.sources:
+            if settings.topics.get(each.kind) is None:
+                raise Permanent(
+                    f"the policy of {source.policy.model} reads {each.name}: give --{each.kind} "
+                    f"{each.kind}://HOST:PORT, or UNDERSTUDY_{each.kind.upper()}"
+                )
 
 
 async def _serve(settings: Settings, sources: Sequence[PolicySource], *, is_json: bool) -> int:
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    loop, ending = asyncio.get_running_loop(), Ending(stopping.set)
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, ending)
     async with AsyncExitStack() as stack:
-        stores = _stores(settings, stack)
-        envoy = chosen(settings)
-        plane = ControlPlane(memory=memory_of(settings.state, envoy))
-        router = EnvoyRouter(plane, envoy)
-        company = Company(Notifier(previous=stores.ledger.decision, clock=time.time))
-        stack.push_async_callback(company.notifier.stop)
-        backend = LoopBackend(
-            [source.policy.model for source in sources],
-            ledger=stores.ledger,
-            router=router,
-            clock=time.time,
-            waits_for_routers=isinstance(envoy, LocalEnvoy),
-            worries=company.worries,
-        )
-        server = _server(settings.api, backend)
-        tasks: list[asyncio.Task[None]] = []
-        if settings.namespaces is not None:
-            from controller.bootstrap.cluster import ClusterSide  # noqa: PLC0415 - takes 0.6 s and 39 MB
-
-            cluster = company.cluster = ClusterSide(settings.namespaces, stores.ledger, backend)
-            cluster.start()
-            stack.callback(cluster.stop)
-        stack.push_async_callback(_end, server, company, tasks)
-        if company.cluster is not None:
-            cluster = company.cluster
-            tasks.append(asyncio.create_task(server.serve()))
-            await _stand_by(cluster, stores, backend, tasks, stopping)
-            sources = cluster.sources()
-        else:
-            holder = f"{socket.gethostname()}_{os.getpid()}"
-            await asyncio.to_thread(stores.ledger.begin_term, holder)
-        if stopping.is_set():
-            server.stop()
-            await asyncio.gather(*tasks)
-            return 0
-        wheel = _wheel(sources, stores, router, envoy, backend, company)
-        await _start_router(settings.xds, plane, envoy, stores.ledger, stack)
-        tasks.append(asyncio.create_task(wheel.run()))
-        await _until(lambda: backend.is_complete, tasks, stopping)
-        if company.cluster is None:
-            tasks.append(asyncio.create_task(server.serve()))
-        await _until(lambda: server.started and _is_ready(backend), tasks, stopping)
+        stores = await open_stores(settings, stack, stopping)
+        serving = _Serving(settings, sources, stores, stack, stopping)
+        serving.prepare()
+        await serving.lead()
         if not stopping.is_set():
-            _announce(server.url, url_of(envoy), is_json=is_json)
-        await _until(lambda: False, tasks, stopping)
-        if isinstance(envoy, LocalEnvoy):
-            await envoy.stop()
-        wheel.stop()
-        server.stop()
-        await asyncio.gather(*tasks)
+            await serving.turn()
+            await serving.answer(is_json=is_json)
+        await serving.end()
     return 0
 
 
-async def _end(server: Server, company: Company, tasks: Sequence[asyncio.Task[None]]) -> None:
-    """End what still turns after one of the tasks has failed; whose fault it was is said elsewhere.
+class _Serving:
+    """One run of the controller; what it starts, `stack` ends, the last first, also on a failure.
 
-    A task that the end of the event loop cancels would say so with a trace.
+    sources   the policies; in a cluster they are known once this controller leads
+    stopping  set when the process is to end: every wait ends by it
     """
-    if company.wheel is not None:
-        company.wheel.stop()
-    server.stop()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
+    def __init__(
+        self,
+        settings: Settings,
+        sources: Sequence[PolicySource],
+        stores: Stores,
+        stack: AsyncExitStack,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._settings, self._sources, self._stores = settings, sources, stores
+        self._stack, self._stopping = stack, stopping
+        self._tasks: list[asyncio.Task[None]] = []
+        forget_s = settings.forget_routers_s
+        self._envoy = chosen(settings)
+        self._plane = ControlPlane(forget_s=forget_s, memory=memory_of(settings.state, self._envoy))
+        self._router = EnvoyRouter(self._plane, self._envoy)
+        self._company = Company(
+            Notifier(previous=stores.ledger.decision, clock=time.time),
+            Reach(self._plane.stragglers, forget_s=forget_s, clock=time.monotonic),
+        )
+        stack.push_async_callback(self._company.notifier.stop)
+        self._backend = self._made_backend()
+        stack.push_async_callback(self._backend.refusals.close)
+        self._server = _server(settings.api, self._backend)
 
-async def _stand_by(
-    cluster: ClusterSide,
-    stores: Stores,
-    backend: LoopBackend,
-    tasks: Sequence[asyncio.Task[None]],
-    stopping: asyncio.Event,
-) -> None:
-    """Answer questions until this controller leads and has looked at the cluster."""
-    standby = StandbyWheel(
-        cluster.sources,
-        stream=stores.stream,
-        ledger=stores.ledger,
-        leader=lambda: cluster.lease.holder,
-        told=backend.told,
-        worried=backend.worried,
-    )
-    backend.wheel = standby
-    looking = asyncio.create_task(standby.run())
-    try:
-        parts = [*tasks, looking]
-        await _until(lambda: cluster.is_leading and cluster.is_known, parts, stopping)
-    finally:
-        standby.stop()
-        await looking
-    if not stopping.is_set():
-        term = await asyncio.to_thread(stores.ledger.begin_term, cluster.identity)
-        log.info("leading", identity=cluster.identity, term=term)
-
-
-def _wheel(  # noqa: PLR0913, PLR0917 - where everything meets
-    sources: Sequence[PolicySource],
-    stores: Stores,
-    router: EnvoyRouter,
-    envoy: LocalEnvoy | Fleet,
-    backend: LoopBackend,
-    company: Company,
-) -> Wheel:
-    """The wheel, which from now on is what the API asks."""
-    cluster = company.cluster
-    actor = None
-    if cluster is not None:
-        actor = Actor(
-            stores.ledger,
-            cluster.target_of,
-            worried=backend.worried,
-            conflicted=cluster.conflicted,
+    def _made_backend(self) -> LoopBackend:
+        return LoopBackend(
+            [source.policy.model for source in self._sources],
+            ledger=self._stores.ledger,
+            router=self._router,
+            clock=time.time,
+            waits_for_routers=isinstance(self._envoy, LocalEnvoy),
+            worries=self._company.worries,
+            latest=self._company.timekeeper.latest,
         )
 
-    def told(model: str, turned: Turned) -> None:
-        backend.told(model, turned)
-        company.turned(turned)
+    def prepare(self) -> None:
+        """Start what does not wait until this controller leads: workers, eyes on the cluster."""
+        self._start_workers()
+        if self._settings.namespaces is not None:
+            from controller.bootstrap.cluster import ClusterSide  # noqa: PLC0415 - takes 0.6 s and 39 MB
 
-    company.wheel = wheel = Wheel(
-        [Fold(source, stores.stream, stores.ledger) for source in sources],
-        stream=stores.stream,
-        ledger=stores.ledger,
-        router=router if cluster is None else Carriers(router, cluster.routers),
-        sources=sources_of(envoy, stores.stream),
-        clock=time.time,
-        told=told,
-        worried=backend.worried,
-        cluster=None if cluster is None else Cluster(cluster.discovery),
-        actor=actor,
-    )
-    backend.wheel = wheel
-    if cluster is not None:
-        cluster.drive(wheel)
-    return wheel
+            namespaces, ledger = self._settings.namespaces, self._stores.ledger
+            self._company.cluster = ClusterSide(namespaces, ledger, self._backend)
+            self._company.cluster.start()
+            self._stack.callback(self._company.cluster.stop)
+        self._stack.push_async_callback(self._end_all)
 
+    def _start_workers(self) -> None:
+        """Start the processes that fold partitions, where there are any on this machine.
 
-@dataclass(slots=True)
-class Company:
-    """Who is told of each turn beside the API, and what does not work there."""
+        They end after the wheel.
+        """
+        settings = self._settings
+        is_elsewhere = settings.namespaces is not None and settings.workers is None
+        policies = [each.policy for each in self._sources]
+        count = 0 if is_elsewhere else wanted(policies, settings.workers)
+        if not count:
+            return
+        urls = settings.stores or StoreUrls.of(settings.state)
+        children = Children(urls, settings.state, settings.retention, count)
+        self._stack.push_async_callback(children.stop)
+        self._stack.callback(asyncio.create_task(children.keep()).cancel)
 
-    notifier: Notifier
-    cluster: ClusterSide | None = None
-    wheel: Wheel | None = None
-    policies: dict[str, Policy] = field(default_factory=dict)
+    async def lead(self) -> None:
+        """Begin a term: at once, or in a cluster when this controller is the one that leads."""
+        ledger, cluster = self._stores.ledger, self._company.cluster
+        if cluster is None:
+            holder = f"{socket.gethostname()}_{os.getpid()}"
+            await patiently(lambda: ledger.begin_term(holder), self._stopping)
+            return
+        self._start(self._server.serve())
+        await self._stand_by(cluster)
+        if not self._stopping.is_set():
+            term = await asyncio.to_thread(ledger.begin_term, cluster.identity)
+            log.info("leading", identity=cluster.identity, term=term)
+        self._sources = cluster.sources()
 
-    def turned(self, turned: Turned) -> None:
-        """A turn is over."""
-        self.policies[turned.report.model] = turned.policy
-        self.notifier.told(turned.policy, turned.decisions)
-        if self.cluster is not None:
-            self.cluster.turned(turned)
+    async def _stand_by(self, cluster: ClusterSide) -> None:
+        """Answer questions until this controller leads and has looked at the cluster."""
+        standby = StandbyWheel(
+            cluster.sources,
+            stream=self._stores.stream,
+            ledger=self._stores.ledger,
+            leader=lambda: cluster.lease.holder,
+            told=self._backend.told,
+            worried=self._backend.worried,
+        )
+        self._backend.wheel = standby
+        looking = asyncio.create_task(standby.run())
+        try:
+            await self._until(lambda: cluster.is_leading and cluster.is_known, looking)
+        finally:
+            standby.stop()
+            await looking
 
-    def worries(self, model: str) -> dict[str, str | None]:
-        """What does not work for a model, by who should have done it."""
-        found = {"notify": self.notifier.trouble(model)}
-        if self.wheel is not None:
-            found["deploy"] = self.wheel.deploy_trouble(model)
-        policy = self.policies.get(model)
-        if self.cluster is not None and policy is not None:
-            found |= self.cluster.worries(policy)
-        return found
+    async def turn(self) -> None:
+        """Start the router and the wheel."""
+        feeds = Feeds(self._settings.topics, stream=self._stores.stream)
+        self._stack.callback(feeds.close)
+        self._company.wheel = wheel = self._made_wheel(feeds)
+        self._backend.wheel = wheel
+        if self._company.cluster is not None:
+            self._company.cluster.drive(wheel)
+        await self._start_router()
+        self._start(wheel.run())
 
+    def _made_wheel(self, feeds: Feeds) -> Wheel:
+        stores, cluster, envoys = self._stores, self._company.cluster, self._router
+        return Wheel(
+            [Fold(source, stores.stream, stores.ledger) for source in self._sources],
+            stream=stores.stream,
+            ledger=stores.ledger,
+            router=envoys if cluster is None else Carriers(envoys, cluster.routers),
+            sources=sources_of(self._envoy, stores.stream),
+            clock=self._company.timekeeper,
+            told=self._told,
+            worried=self._backend.worried,
+            feeds=feeds,
+            cluster=None if cluster is None else Cluster(cluster.discovery),
+            actor=None if cluster is None else self._made_actor(cluster),
+        )
 
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """What is kept: the log of events, and the ledger of decisions."""
+    def _made_actor(self, cluster: ClusterSide) -> Actor:
+        return Actor(
+            self._stores.ledger,
+            cluster.target_of,
+            worried=self._backend.worried,
+            conflicted=cluster.conflicted,
+            keeps=self._company.reach.kept,
+        )
 
-    stream: Stream
-    ledger: Ledger
+    def _told(self, model: str, turned: Turned) -> None:
+        self._backend.told(model, turned)
+        self._company.turned(turned)
 
+    async def _start_router(self) -> None:
+        envoy, xds = self._envoy, self._settings.xds
+        unix_path = envoy.xds_path if isinstance(envoy, LocalEnvoy) else None
+        bound = await self._plane.start(xds.host, xds.port, unix_path=unix_path)
+        self._stack.push_async_callback(self._plane.stop)
+        log.info("control plane", xds=bound)
+        if isinstance(envoy, LocalEnvoy):
+            await envoy.start()
+            self._stack.push_async_callback(self._end_router, envoy)
 
-def _stores(settings: Settings, stack: AsyncExitStack) -> Stores:
-    urls = settings.stores or StoreUrls.of(settings.state)
-    stream = open_stream(urls.stream)
-    stack.callback(stream.close)
-    ledger = _ledger(urls.ledger)
-    stack.callback(ledger.close)
-    return Stores(stream, ledger)
+    async def _end_router(self, envoy: LocalEnvoy) -> None:
+        """End the Envoy, unless another controller leads by now and has taken it over."""
+        with suppress(UnderstudyError):
+            if await asyncio.to_thread(self._stores.ledger.is_current):
+                await envoy.stop()
 
+    async def answer(self, *, is_json: bool) -> None:
+        """Open the API, say so when everything works, and go on until the process is to end."""
+        await self._until(lambda: self._backend.is_answering)
+        if self._company.cluster is None:
+            self._start(self._server.serve())
+        await self._until(lambda: self._server.started and _is_ready(self._backend))
+        if not self._stopping.is_set():
+            _announce(self._server.url, url_of(self._envoy), is_json=is_json)
+        await self._until(lambda: False)
 
-def _ledger(url: str) -> Ledger:
-    """The ledger, whose file an error names when it is one that cannot be used."""
-    try:
-        return open_ledger(url, clock=time.time)
-    except Permanent as exc:
-        if not url.startswith("sqlite:///"):
-            raise
-        file = url.removeprefix("sqlite:///")
-        remedy = "move the file away and restore it from a backup"
-        raise Permanent(f"{file} cannot be used ({exc}): {remedy}") from exc
+    async def end(self) -> None:
+        """End in good order, and say what failed."""
+        if self._company.wheel is not None:
+            if isinstance(self._envoy, LocalEnvoy):
+                await self._envoy.stop()
+            self._company.wheel.stop()
+        self._server.stop()
+        await asyncio.gather(*self._tasks)
+
+    async def _end_all(self) -> None:
+        """End what still turns after one task has failed; whose fault it was is said elsewhere.
+
+        A task that the end of the event loop cancels would say so with a trace.
+        """
+        if self._company.wheel is not None:
+            self._company.wheel.stop()
+        self._server.stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    async def _until(self, is_so: Callable[[], bool], *more: asyncio.Task[None]) -> None:
+        """Wait until something is so or the process is to end; a task that ended is an error."""
+        while not is_so() and not self._stopping.is_set():
+            for task in (*self._tasks, *more):
+                if task.done():
+                    task.result()
+                    raise InvariantError("a part of the controller ended by itself")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _LOOK_AGAIN_S)
 
 
 def _server(address: Address, backend: LoopBackend) -> Server:
@@ -274,65 +308,8 @@ def _server(address: Address, backend: LoopBackend) -> Server:
         raise Permanent(f"the API address {address} cannot be bound: {exc}") from exc
 
 
-async def _start_router(
-    xds: Address,
-    plane: ControlPlane,
-    envoy: LocalEnvoy | Fleet,
-    ledger: Ledger,
-    stack: AsyncExitStack,
-) -> None:
-    unix_path = envoy.xds_path if isinstance(envoy, LocalEnvoy) else None
-    bound = await plane.start(xds.host, xds.port, unix_path=unix_path)
-    stack.push_async_callback(plane.stop)
-    log.info("control plane", xds=bound)
-    if isinstance(envoy, LocalEnvoy):
-        await envoy.start()
-        stack.push_async_callback(_end_router, envoy, ledger)
-
-
-async def _end_router(envoy: LocalEnvoy, ledger: Ledger) -> None:
-    """End the Envoy, unless another controller of this state folder leads and has taken it over."""
-    with suppress(UnderstudyError):
-        if await asyncio.to_thread(ledger.is_current):
-            await envoy.stop()
-
-
-async def _until(
-    is_so: Callable[[], bool], tasks: Sequence[asyncio.Task[None]], stopping: asyncio.Event
-) -> None:
-    """Wait until something is so or the process is to stop; a task that ended is an error."""
-    while not is_so() and not stopping.is_set():
-        for task in tasks:
-            if task.done():
-                task.result()
-                raise InvariantError("a part of the controller ended by itself")
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), _LOOK_AGAIN_S)
-
-
 def _is_ready(backend: LoopBackend) -> bool:
     return all(value is True for value in backend.ready().values())
-
-
-@contextmanager
-def _locked(state: Path) -> Iterator[None]:
-    """The state folder, which one controller at a time may use."""
-    with _lock_file(state) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise Permanent(
-                f"another `understudy serve` uses the state folder {state}: end it, or give --state"
-            ) from exc
-        yield
-
-
-def _lock_file(state: Path) -> TextIO:
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        return (state / "lock").open("w")
-    except OSError as exc:
-        raise Permanent(f"the state folder {state} cannot be written: {exc}; give --state") from exc
 
 
 def _announce(api: str, router: str | None, *, is_json: bool) -> None:

@@ -1,7 +1,4 @@
-"""Commands for routers that are not local: what tells one its place, and what ships its log.
-
-Also `understudy --version`, which an image is asked for.
-"""
+"""Commands for routers that are not local: what tells one its place, and what ships its log."""
 
 from __future__ import annotations
 
@@ -10,106 +7,95 @@ from typing import Annotated
 
 import typer
 
+from controller.cli.options import OutputOption
 from controller.cli.printing import Output, print_value
 from controller.settings import Address, configure_logs, default_state
+
+commands = typer.Typer()
 
 _LOG = Path("/var/log/understudy/access.log")
 _MIB = 1 << 20
 
+_To = Annotated[
+    str,
+    typer.Option("--to", envvar="UNDERSTUDY_SHIP_TO", help="URL of the controller's API."),
+]
+_ShippedLog = Annotated[
+    Path, typer.Option("--log", envvar="UNDERSTUDY_SHIP_LOG", help="The router's access log.")
+]
+_ShippedUntil = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        envvar="UNDERSTUDY_SHIP_STATE",
+        help="Folder that remembers what was shipped; default: ship in the state folder.",
+    ),
+]
+_ShipAdmin = Annotated[
+    str | None,
+    typer.Option(
+        "--admin",
+        envvar="UNDERSTUDY_SHIP_ADMIN",
+        help="The router's admin interface, HOST:PORT; without it, the log is not rotated.",
+    ),
+]
+_Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        envvar="UNDERSTUDY_SHIP_METRICS",
+        help="Where /metrics and /healthz answer, HOST:PORT; default: nowhere.",
+    ),
+]
+_Disk = Annotated[
+    int,
+    typer.Option(
+        "--disk",
+        envvar="UNDERSTUDY_SHIP_DISK",
+        min=2,
+        help="MiB of log that may wait; beyond it, the oldest lines are dropped and counted.",
+    ),
+]
+_Rotate = Annotated[
+    int,
+    typer.Option(
+        "--rotate",
+        envvar="UNDERSTUDY_SHIP_ROTATE",
+        min=1,
+        help="MiB of a log that is rotated.",
+    ),
+]
+_Drain = Annotated[
+    float,
+    typer.Option(
+        "--drain",
+        envvar="UNDERSTUDY_SHIP_DRAIN",
+        min=0.0,
+        help="Seconds to go on after SIGTERM, at most.",
+    ),
+]
+_DrainRouter = Annotated[
+    bool,
+    typer.Option(
+        "--drain-router",
+        envvar="UNDERSTUDY_SHIP_DRAIN_ROUTER",
+        help="On SIGTERM, have the router drain, and go on until it has gone; needs --admin.",
+    ),
+]
 
-def add_beside(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.callback()(understudy)
-    app.command(name="ship")(ship)
-    app.command(name="router-bootstrap")(router_bootstrap)
 
-
-def _say_version(is_asked: bool) -> None:  # noqa: FBT001 - click's signature
-    if is_asked:
-        from importlib.metadata import version
-
-        typer.echo(f"understudy {version('understudy')}")
-        raise typer.Exit
-
-
-def understudy(
-    *,
-    _version: Annotated[
-        bool,
-        typer.Option("--version", is_eager=True, callback=_say_version, help="Say the version."),
-    ] = False,
-) -> None:
-    """Online model evaluation and rollout controller."""
-
-
+@commands.command()
 def ship(  # noqa: PLR0913 - a command's options
     *,
-    to: Annotated[
-        str,
-        typer.Option("--to", envvar="UNDERSTUDY_SHIP_TO", help="URL of the controller's API."),
-    ],
-    log: Annotated[
-        Path, typer.Option("--log", envvar="UNDERSTUDY_SHIP_LOG", help="The router's access log.")
-    ] = _LOG,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            "--state",
-            envvar="UNDERSTUDY_SHIP_STATE",
-            help="Folder that remembers what was shipped; default: ship in the state folder.",
-        ),
-    ] = None,
-    admin: Annotated[
-        str | None,
-        typer.Option(
-            "--admin",
-            envvar="UNDERSTUDY_SHIP_ADMIN",
-            help="The router's admin interface, HOST:PORT; without it, the log is not rotated.",
-        ),
-    ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            "--metrics",
-            envvar="UNDERSTUDY_SHIP_METRICS",
-            help="Where /metrics and /healthz answer, HOST:PORT; default: nowhere.",
-        ),
-    ] = None,
-    disk: Annotated[
-        int,
-        typer.Option(
-            "--disk",
-            envvar="UNDERSTUDY_SHIP_DISK",
-            min=2,
-            help="MiB of log that may wait; beyond it, the oldest lines are dropped and counted.",
-        ),
-    ] = 1024,
-    rotate: Annotated[
-        int,
-        typer.Option(
-            "--rotate",
-            envvar="UNDERSTUDY_SHIP_ROTATE",
-            min=1,
-            help="MiB of a log that is rotated.",
-        ),
-    ] = 64,
-    drain: Annotated[
-        float,
-        typer.Option(
-            "--drain",
-            envvar="UNDERSTUDY_SHIP_DRAIN",
-            min=0.0,
-            help="Seconds to go on after SIGTERM, at most.",
-        ),
-    ] = 20.0,
-    drain_router: Annotated[
-        bool,
-        typer.Option(
-            "--drain-router",
-            envvar="UNDERSTUDY_SHIP_DRAIN_ROUTER",
-            help="On SIGTERM, have the router drain, and go on until it has gone; needs --admin.",
-        ),
-    ] = False,
+    to: _To,
+    log: _ShippedLog = _LOG,
+    state: _ShippedUntil = None,
+    admin: _ShipAdmin = None,
+    metrics: _Metrics = None,
+    disk: _Disk = 1024,
+    rotate: _Rotate = 64,
+    drain: _Drain = 20.0,
+    drain_router: _DrainRouter = False,
 ) -> None:
     """Ship the access log of the router beside it to a controller, each line at least once."""
     from controller.router.ship import Limits
@@ -135,35 +121,43 @@ def ship(  # noqa: PLR0913 - a command's options
     raise typer.Exit(run(settings))
 
 
+_Planes = Annotated[
+    list[str],
+    typer.Option(
+        "--xds",
+        help="Where a controller gives splits, HOST:PORT; a name may have several addresses; "
+        "may be repeated.",
+    ),
+]
+_Node = Annotated[
+    str, typer.Option("--node", help="The router's name; Envoy's --service-node overrides it.")
+]
+_Listen = Annotated[str, typer.Option("--listen", help="Where users' requests come in, HOST:PORT.")]
+_WrittenLog = Annotated[Path, typer.Option("--log", help="The access log, which `ship` reads.")]
+_Admin = Annotated[
+    str, typer.Option("--admin", help="Envoy's admin interface, HOST:PORT, on loopback.")
+]
+_Probe = Annotated[
+    str,
+    typer.Option("--probe", help="Where GET /ready is answered, HOST:PORT; none: nowhere."),
+]
+_Shadow = Annotated[
+    str,
+    typer.Option("--shadow", help="A unix socket for mirrored requests; @: abstract."),
+]
+
+
+@commands.command(name="router-bootstrap")
 def router_bootstrap(  # noqa: PLR0913 - a command's options
     *,
-    xds: Annotated[
-        list[str],
-        typer.Option(
-            "--xds",
-            help="Where a controller gives splits, HOST:PORT; a name may have several addresses; "
-            "may be repeated.",
-        ),
-    ],
-    node: Annotated[
-        str, typer.Option("--node", help="The router's name; Envoy's --service-node overrides it.")
-    ] = "router",
-    listen: Annotated[
-        str, typer.Option("--listen", help="Where users' requests come in, HOST:PORT.")
-    ] = "0.0.0.0:8080",
-    log: Annotated[Path, typer.Option("--log", help="The access log, which `ship` reads.")] = _LOG,
-    admin: Annotated[
-        str, typer.Option("--admin", help="Envoy's admin interface, HOST:PORT, on loopback.")
-    ] = "127.0.0.1:9901",
-    probe: Annotated[
-        str,
-        typer.Option("--probe", help="Where GET /ready is answered, HOST:PORT; none: nowhere."),
-    ] = "none",
-    shadow: Annotated[
-        str,
-        typer.Option("--shadow", help="A unix socket for mirrored requests; @: abstract."),
-    ] = "@understudy-shadow",
-    output: Annotated[Output, typer.Option("-o", "--output", help="How to print.")] = Output.YAML,
+    xds: _Planes,
+    node: _Node = "router",
+    listen: _Listen = "0.0.0.0:8080",
+    log: _WrittenLog = _LOG,
+    admin: _Admin = "127.0.0.1:9901",
+    probe: _Probe = "none",
+    shadow: _Shadow = "@understudy-shadow",
+    output: OutputOption = Output.YAML,
 ) -> None:
     """The bootstrap file of an Envoy that is not local: `envoy -c FILE`."""
     from controller.router.bootstrap import remote

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import typer
 
 from controller.cli.printing import Output, cell, print_rows
-from controller.core.model import Json
+from controller.core.model import Json, worries
 from controller.core.sentences import change, ends
 
 WIDTH = 80
@@ -40,24 +40,9 @@ def print_explanation(document: Mapping[str, Json]) -> None:
     )
 
 
-_PLACES = ("trouble", "carrier", "deploy", "cluster", "notify")
-"""What of a report's health is a sentence about something that does not work."""
-
-
 def holding(health: Json) -> list[str]:
     """What is wrong with the data or with what carries splits out, a sentence each."""
-    if not isinstance(health, dict):
-        return []
-    found = [str(health[name]) for name in _PLACES if health.get(name)]
-    if str(health.get("split", "")).startswith("refused"):
-        found.append(f"the split was {health['split']}")
-    if health.get("sample_ratio") == "mismatch":
-        found.append("the arms did not get the traffic that the splits say")
-    rates = health.get("join_rate")
-    if isinstance(rates, dict):
-        now, before = cell("now", rates.get("now")), cell("before", rates.get("before"))
-        found.append(f"the share of outcomes with a reward fell to {now}, from {before}")
-    return found
+    return [each.sentence for each in worries(health)] if isinstance(health, dict) else []
 
 
 def lift_sentence(candidate: str, champion: str, lift: Mapping[str, Json]) -> str:

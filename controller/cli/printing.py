@@ -81,3 +81,14 @@ def cell(column: str, value: Json) -> str:
             str(each) if not isinstance(each, float) else f"{each:.4g}" for each in value
         )
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def verified(model: str, derived: int, before: int, dropped: int) -> str:
+    """What `ledger --verify` says of a ledger without a fault."""
+    sentence = f"{model}: {derived} decisions derived again from the log, all equal"
+    if before:
+        sentence += (
+            f"; {before} older ones lie before the beginning of the log: "
+            "their chain of hashes is unbroken"
+        )
+    return f"{sentence}; {dropped} still older ones are kept no more" if dropped else sentence

@@ -66,21 +66,25 @@ def _wait(api: str, model: str | None, phase: str, timeout: str, output: Output)
 
 
 def _print_status(api: str, model: str | None, output: Output) -> None:
-    names = [model] if model else _models(api)
+    names, held = ([model], {}) if model else _models(api)
     reports = [_get(api, f"/v1/models/{name}/arms") for name in names]
     if output is not Output.TABLE:
         print_value(reports if model is None else reports[0], output)
         return
     for report in reports:
         _print_report(report)
-    if not reports:
+    for name, why in held.items():
+        typer.echo(f"{name}: HOLDING: {why}")
+    if not reports and not held:
         typer.echo("no models")
 
 
-def _models(api: str) -> list[str]:
-    models = _get(api, "/v1/models")["models"]
-    assert isinstance(models, list)
-    return [str(model["model"]) for model in models if isinstance(model, dict)]
+def _models(api: str) -> tuple[list[str], dict[str, Json]]:
+    """Names of the models, and why others are held since the start."""
+    found = _get(api, "/v1/models")
+    held = found.get("held")
+    names = [str(model["model"]) for model in objects(found["models"])]
+    return names, held if isinstance(held, dict) else {}
 
 
 def _print_report(report: Mapping[str, Json]) -> None:
@@ -105,9 +109,19 @@ def _print_report(report: Mapping[str, Json]) -> None:
         "interval",
     )
     print_rows(objects(report["arms"]), Output.TABLE, columns)
+    if isinstance(earlier := report.get("earlier"), dict):
+        typer.echo("  and {arms} earlier arms with {outcomes} outcomes".format(**earlier))
     _print_segments(report)
+    if isinstance(health, dict):
+        _print_partitions(objects(health.get("partitions")))
     if report.get("rejected"):
         typer.echo(f"  rejected: {report['rejected']}")
+
+
+def _print_partitions(rows: list[dict[str, Json]]) -> None:
+    """Who folds each partition, and how far it is behind."""
+    if rows:
+        print_rows(rows, Output.TABLE, ("partition", "open", "behind_s", "holder"))
 
 
 def _print_lifts(report: Mapping[str, Json]) -> None:

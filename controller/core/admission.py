@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from controller.core import capacity, estimate, join, roles, strata
+from controller.core import arms, capacity, estimate, join, roles, strata
+from controller.core.arms import MOST_VERSIONS
 from controller.core.capacity import Gate
 from controller.core.case import edited, estimator_spec
 from controller.core.conduct import share_of, stage_kind, with_ruled_split
@@ -18,6 +19,8 @@ from controller.core.estimate import History
 from controller.core.model import (
     ArmRole,
     Phase,
+    Reason,
+    Rejected,
     Role,
     Rollout,
     Ruling,
@@ -27,10 +30,23 @@ from controller.core.model import (
     key,
 )
 from controller.core.policy import Policy
-from controller.core.state import State, with_arms
+from controller.core.state import State, evolve, with_arms
 
 
-def learn_version(state: State, event: VersionEvent) -> State:
+def learn_versions(state: State, events: Sequence[VersionEvent]) -> tuple[State, list[Rejected]]:
+    """Versions were registered; gives those for which there was no room."""
+    if not events:
+        return state, []
+    state, refused = arms.with_room(state, {event.version for event in events}), []
+    for event in events:
+        if event.version in state.versions or len(state.versions) < MOST_VERSIONS:
+            state = _learnt(state, event)
+        else:
+            refused.append(Rejected(event.offset, Reason.TOO_MANY_VERSIONS, event.version))
+    return state, refused
+
+
+def _learnt(state: State, event: VersionEvent) -> State:
     """A version was registered: remember it; a new candidate joins the end of the queue.
 
     What it says of units is known before its rollout begins.
@@ -264,6 +280,8 @@ def _begun(policy: Policy, state: State, candidate: str) -> tuple[State, Ruling]
         rewarded=0,
     )
     state, ruling = with_ruled_split(policy, state)
+    partitions = replace(state.partitions, first_epoch=state.split.epoch)
+    state = evolve(state, partitions=partitions)
     reason = f"{candidate} enters {kind}: {share_of(ruling, (candidate,))}"
     return state, Ruling(Verdict.ADVANCE, "started", reason)
 

@@ -23,15 +23,18 @@ from controller.core.model import (
     Rewards,
     SplitEvent,
     Tallies,
+    TalliesEvent,
     Tick,
     VersionEvent,
+    quick,
 )
 
 Columns = TypeVar("Columns", Exposures, Rewards, Covariates, Tallies)
 Exposed = TypeVar("Exposed", Exposures, Tallies)
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class MicroBatch:
     """All events after one tick up to and with the next; `arm` and `name` index into `names`."""
 
@@ -40,7 +43,7 @@ class MicroBatch:
     exposures: Exposures
     rewards: Rewards
     shadows: Exposures
-    control: tuple[SplitEvent | VersionEvent | CapacityEvent | CommandEvent, ...]
+    control: tuple[SplitEvent | VersionEvent | CapacityEvent | CommandEvent | TalliesEvent, ...]
     rejected: tuple[Rejected, ...]
     covariates: Covariates
     tallies: Tallies
@@ -86,6 +89,8 @@ def _between(columns: Columns, start: int, end: int) -> Columns:
         return columns
     if isinstance(columns, Tallies):  # which stand in any order
         return select(columns, (columns.offset >= start) & (columns.offset < end))
+    if columns.offset[0] >= start and columns.offset[-1] < end:
+        return columns
     low, high = np.searchsorted(columns.offset, (start, end))
     return type(columns)(*(getattr(columns, f.name)[low:high] for f in fields(columns)))
 
@@ -172,4 +177,4 @@ _NOTHING: Final[dict[type, Any]] = {
 
 def select(columns: Columns, mask: np.ndarray) -> Columns:
     """The rows of `columns` for which the mask (bool or indices) is set."""
-    return type(columns)(*(getattr(columns, f.name)[mask] for f in fields(columns)))
+    return type(columns)(*(getattr(columns, name)[mask] for name in columns.__dataclass_fields__))

@@ -140,9 +140,24 @@ def signals(policy: Policy, state: State) -> Signals:
         log_dropped=found.log_dropped,
         rewards=state.rewarded,
         join_fall=None if fall is None else (fall.now, fall.before),
-        silent_s=state.clock - since,
+        silent_s=max(0.0, state.clock - since),  # a clock that stands is behind what it is told
         stale_after_s=policy.spec.health.stale_after,
+        unreported=unreported(policy, state),
     )
+
+
+UNREPORTED_S = 30.0
+"""How long a partition may be silent at least; more where events may come later than that."""
+
+
+def unreported(policy: Policy, state: State) -> tuple[int, float] | None:
+    """The partition that has told nothing for too long, and for how long; None where all do."""
+    known = state.partitions
+    waits = [(known.behind_s(number, state.clock), -number) for number in known.open]
+    seconds, number = max(waits, default=(0.0, 0))
+    if seconds <= max(UNREPORTED_S, policy.spec.reward.grace):
+        return None
+    return -number, seconds
 
 
 def candidate_outcomes(state: State) -> dict[str, int]:
@@ -224,7 +239,7 @@ def _asked_of(policy: Policy) -> EstimatorSpec:
         contamination=reward.contamination,
         min_effect=min(effects) if effects else None,
         error_increase=error_increase(policy),
-        latency=_latency(policy),
+        latency=latency_bound(policy),
         rewards=tuple(
             _reward_spec(side, guard.max_increase)
             for side, guard in zip(policy.side_rewards, policy.reward_guardrails, strict=True)
@@ -254,7 +269,7 @@ def error_increase(policy: Policy) -> float | None:
     return min(bounds) if bounds else None
 
 
-def _latency(policy: Policy) -> tuple[float, float] | None:
+def latency_bound(policy: Policy) -> tuple[float, float] | None:
     """The latency guardrail (quantile, relative increase); of several, the tightest."""
     found = [(g.quantile, g.max_increase) for g in policy.spec.guardrails if g.metric == "latency"]
     rows = [(quantile, increase) for quantile, increase in found if quantile is not None]
@@ -263,7 +278,7 @@ def _latency(policy: Policy) -> tuple[float, float] | None:
 
 def _cuts(state: State) -> tuple[float, ...]:
     """Where covariates are cut into bins: quantiles of those that are known before the rollout."""
-    values = state.covariates.to_arrays()["value"].astype(np.float64)
+    values = state.covariates.values()
     if len(values) < 2 * (MOST_CUTS + 1):
         return ()
     places = np.arange(1, MOST_CUTS + 1) / (MOST_CUTS + 1)

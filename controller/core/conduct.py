@@ -33,7 +33,15 @@ from controller.core.policy import Policy
 from controller.core.state import KnownSplit, State, with_arms, with_split
 
 _DOUBTFUL = frozenset(
-    {"sample_ratio", "no_rewards", "join_rate", "stale", "expired", "policy_changed"}
+    {
+        "sample_ratio",
+        "no_rewards",
+        "join_rate",
+        "stale",
+        "unreported",
+        "expired",
+        "policy_changed",
+    }
 )
 """Causes of a hold that put the rollout on hold as a whole, rather than merely not yet moving."""
 
@@ -123,6 +131,8 @@ def _rising(state: State, ruling: Ruling) -> dict[str, int]:
     """The candidates that the ruling gives more than they have, and what it gives them."""
     rollout, split = state.rollout, state.split
     assert rollout is not None
+    if _says_nothing_new(split, ruling):
+        return {}
     segments = split.segments if ruling.segments is None else ruling.segments
     now = (split.weights, split.mirror, *split.segments.values())
     then = (split.weights if ruling.weights is None else ruling.weights, ruling.mirror or {})
@@ -131,6 +141,14 @@ def _rising(state: State, ruling: Ruling) -> dict[str, int]:
         arm: max(given.get(arm, 0) for given in (*then, *segments.values())) for arm in rollout.live
     }
     return {arm: share for arm, share in wanted.items() if share > most[arm]}
+
+
+def _says_nothing_new(split: Split, ruling: Ruling) -> bool:
+    return (
+        (ruling.weights is None or ruling.weights == split.weights)
+        and (ruling.mirror or {}) == split.mirror
+        and (ruling.segments is None or ruling.segments == split.segments)
+    )
 
 
 def _kept(policy: Policy, state: State, ruling: Ruling) -> State:
@@ -314,6 +332,8 @@ def dropped(policy: Policy, state: State, names: tuple[str, ...]) -> State:
 
 def with_weights(policy: Policy, state: State, ruling: Ruling) -> State:
     """The state with the split that the ruling wants; the same state where nothing changes."""
+    if _says_nothing_new(state.split, ruling):
+        return state
     weights = ruling.weights if ruling.weights is not None else state.split.weights
     weights = {arm: weight for arm, weight in weights.items() if weight}
     segments = state.split.segments if ruling.segments is None else ruling.segments

@@ -13,7 +13,6 @@ import numpy as np
 
 from controller.core import estimate, strata
 from controller.core.attribution import Attributed, rebased, rollout_arms
-from controller.core.batch import MicroBatch
 from controller.core.case import judged_reward
 from controller.core.estimate.health import update_join_rate
 from controller.core.join import Absorbed, Closed, Dropped, Joined
@@ -24,6 +23,12 @@ from controller.core.strata import Strata
 
 FAILED_FROM: Final = 500
 """HTTP statuses from here on, and 0 (the user got no answer), are errors of the arm."""
+
+_ZERO: Final = np.zeros(1, np.int64)
+
+_NONE: Final = np.zeros(0)
+
+NO_CELLS: Final = Cells(_ZERO[:0], _ZERO[:0], _ZERO[:0], _NONE, _NONE, _NONE, _NONE, _NONE)
 
 ENOUGH_JOINED: Final = 100.0
 """Rewards that were joined before the share of an arm among them is known well enough."""
@@ -42,7 +47,7 @@ def cells_of(  # noqa: PLR0913 - columns
     arm: Int,
     bin: Int | None = None,  # noqa: A002 - the column's name
     n: Float | None = None,
-    s: Float,
+    s: Float | Bool,
 ) -> Cells:
     """The sums of units that all are of the rollout: `n` trials each (1 without it), `s` good."""
     (cells,) = cells_of_each(rows, stratum=stratum, arm=arm, bin=bin, n=n, s=s[np.newaxis])
@@ -56,44 +61,34 @@ def cells_of_each(  # noqa: PLR0913 - columns
     arm: Int,
     bin: Int | None = None,  # noqa: A002 - the column's name
     n: Float | None = None,
-    s: Float,
+    s: Float | Bool,
 ) -> tuple[Cells, ...]:
     """The same of several values of the same units: `s` is (values, units)."""
     n_arms = rows.shares.shape[1]
-    place, local = _local(stratum, bin)
-    key = local * n_arms + arm
-    size = len(place) * n_arms
-    trials = np.bincount(key, n, size).reshape(-1, n_arms).astype(np.float64)
-    pi = strata.pis(rows, place[:, 0])
-    both = np.isfinite(pi) & (trials[:, :1] + trials[:, 1:] > 0.0)
-    row, candidate = np.nonzero(both)
-    columns = {
-        "candidate": candidate,
-        "stratum": place[row, 0],
-        "bin": place[row, 1],
-        "pi": pi[row, candidate],
-        "n0": trials[row, 0],
-        "n1": trials[row, 1 + candidate],
-    }
+    own_stratum, own_bin, local = _local(stratum, bin)
+    key = arm if len(own_stratum) == 1 else local * n_arms + arm
+    size = len(own_stratum) * n_arms
+    trials = np.bincount(key, n, size).reshape(-1, n_arms)
+    pi = strata.pis(rows, own_stratum)
+    both = np.isfinite(pi) & (trials[:, :1] + trials[:, 1:] > 0)
+    row, candidate = both.nonzero()
+    other = 1 + candidate
+    stratum, bins, pi = own_stratum[row], own_bin[row], pi[both]
+    n0, n1 = trials[:, 0][row].astype(np.float64), trials[row, other].astype(np.float64)
     found = []
     for value in s:
-        good = np.bincount(key, value, size).reshape(-1, n_arms).astype(np.float64)
-        found.append(Cells(**columns, s0=good[row, 0], s1=good[row, 1 + candidate]))
+        good = np.bincount(key, value, size).reshape(-1, n_arms).astype(np.float64, copy=False)
+        found.append(Cells(candidate, stratum, bins, pi, n0, good[:, 0][row], n1, good[row, other]))
     return tuple(found)
 
 
-def _local(stratum: Int, bins: Int | None) -> tuple[Int, Int]:
-    """Distinct (stratum, bin) as rows, and which of them each unit has."""
-    if (
-        len(stratum)
-        and bins is None
-        and stratum[0] == stratum[-1]
-        and (stratum == stratum[0]).all()
-    ):
-        return np.array([[stratum[0], 0]]), np.zeros(len(stratum), np.int64)
+def _local(stratum: Int, bins: Int | None) -> tuple[Int, Int, Int]:
+    """Distinct pairs of stratum and bin, as two columns, and which of them each unit has."""
+    if bins is None and len(stratum) and np.count_nonzero(stratum == stratum[0]) == len(stratum):
+        return stratum[:1], _ZERO, np.zeros(len(stratum), np.int64)
     joint = stratum * 128 if bins is None else stratum * 128 + bins
     found, local = np.unique(joint, return_inverse=True)
-    return np.stack([found // 128, found % 128], axis=1), local
+    return found // 128, found % 128, local
 
 
 # --- answers ----------------------------------------------------------------------------------
@@ -103,28 +98,27 @@ def count_answers(
     state: State, exposures: Exposures, attributed: Attributed, absorbed: Absorbed, bins: Int
 ) -> State:
     """Count answered requests; feed the error guardrail and the sample ratio."""
-    accepted, entered = absorbed.accepted, absorbed.entered
+    accepted = absorbed.accepted
     is_failed = failed(exposures.status)
-    n_arms = len(state.arms)
+    n_arms, known = len(state.arms), state.totals
     totals = Totals(
-        exposures=state.totals.exposures + np.bincount(exposures.arm[accepted], minlength=n_arms),
-        errors=state.totals.errors
-        + np.bincount(exposures.arm[accepted & is_failed], minlength=n_arms),
+        exposures=known.exposures + np.bincount(exposures.arm[accepted], None, n_arms),
+        errors=known.errors + np.bincount(exposures.arm[accepted & is_failed], None, n_arms),
     )
-    state = evolve(state, totals=totals)
-    spec, estimators = state.spec, state.estimators
-    if estimators is None or spec is None or not entered.any():
-        return state
+    spec, estimators, entered = state.spec, state.estimators, absorbed.entered.nonzero()[0]
+    if estimators is None or spec is None or not len(entered):
+        return evolve(state, totals=totals)
     state, stratum = rebased(state, attributed.stratum[entered], absorbed.base[entered])
     cells = cells_of(
         state.strata,
         stratum=stratum,
         arm=attributed.arm[entered],
-        bin=bins[entered] if bins.any() else None,
-        s=is_failed[entered].astype(np.float64),
+        bin=bins[entered] if np.count_nonzero(bins) else None,
+        s=is_failed[entered],
     )
     estimators = estimate.observe_answers(spec, estimators, cells)
-    return evolve(state, estimators=estimate.observe_units(spec, estimators, cells))
+    estimators = estimate.observe_units(spec, estimators, cells)
+    return evolve(state, totals=totals, estimators=estimators)
 
 
 def count_latency(
@@ -132,56 +126,35 @@ def count_latency(
 ) -> State:
     """Feed the latency guardrail: which answers took longer than the champion's quantiles."""
     spec, estimators = state.spec, state.estimators
-    timed = absorbed.accepted & np.isfinite(exposures.latency_ms)
-    if spec is None or estimators is None or not timed.any():
+    timed = np.flatnonzero(absorbed.accepted & np.isfinite(exposures.latency_ms))
+    if spec is None or spec.latency is None or estimators is None or not len(timed):
         return state
-    rows = np.flatnonzero(timed & absorbed.entered)
+    arm = attributed.arm[timed]
+    increase = np.where(arm > 0, spec.latency[1], 0.0)
+    bins = estimate.latency_bins(exposures.latency_ms[timed], increase)
+    entered = absorbed.entered[timed]
+    rows = timed[entered]
     state, stratum = rebased(state, attributed.stratum[rows], absorbed.base[rows])
-    limits = estimate.latency_limits(spec, estimators)
-    arm, ms = attributed.arm[rows], exposures.latency_ms[rows]
-    slower = ms > np.where(arm > 0, limits[:, 1:], limits[:, :1])
-    cells = cells_of_each(state.strata, stratum=stratum, arm=arm, s=slower.astype(np.float64))
-    champion = exposures.latency_ms[timed & (attributed.arm == 0)]
+    cells = latency_cells(state, stratum=stratum, arm=arm[entered], bins=bins[entered])
+    champion = estimate.latency_counted(bins[arm == 0])
     estimators = estimate.observe_latency(spec, estimators, cells, champion)
     return evolve(state, estimators=estimators)
 
 
-def count_mirrored(state: State, micro: MicroBatch, exposures: Exposures) -> State:
-    """Count the answers to mirrored requests beside the champion's answers to the same traffic.
+def latency_cells(
+    state: State, *, stratum: Int, arm: Int, bins: Int, n: Float | None = None
+) -> tuple[Cells, ...]:
+    """Per watched quantile which answers took longer, those of candidates than is tolerated.
 
-    Compared are the answers that came, not those that the mirror's share promised: copies that the
-    log lost, or that nobody made, say nothing about the candidate. So pi is the candidate's part of
-    this micro-batch's answers, and a micro-batch without any is passed over.
+    n  how many each row stands for; 1 without it
     """
-    rollout = state.rollout
-    if rollout is None or state.estimators is None or state.spec is None:
-        return state
-    mirrored = [name for name in rollout.live if state.split.mirror.get(name)]
-    if not mirrored or mirrored[0] not in micro.names:
-        return state
-    candidate = mirrored[0]
-    rows = np.flatnonzero(micro.shadows.arm == micro.names.index(candidate))
-    rows = rows[np.unique(micro.shadows.request[rows], return_index=True)[1]]
-    if not len(rows):
-        return state
-    champion = exposures.arm == state.arms.index(rollout.champion)
-    copies, answers = failed(micro.shadows.status[rows]), failed(exposures.status[champion])
-    seen = replace(rollout, shadow_answers=rollout.shadow_answers + len(copies))
-    if not len(answers):
-        return evolve(state, rollout=seen)
-    zero = np.zeros(1, np.int64)
-    cells = Cells(
-        candidate=np.array([rollout.candidates.index(candidate)]),
-        stratum=zero,
-        bin=zero,
-        pi=np.array([len(copies) / (len(copies) + len(answers))]),
-        n0=np.array([float(len(answers))]),
-        s0=np.array([float(np.count_nonzero(answers))]),
-        n1=np.array([float(len(copies))]),
-        s1=np.array([float(np.count_nonzero(copies))]),
-    )
-    estimators = estimate.observe_shadow(state.spec, state.estimators, cells)
-    return evolve(state, rollout=seen, estimators=estimators)
+    assert state.spec is not None
+    assert state.estimators is not None
+    limits = estimate.latency_limits(state.spec, state.estimators)
+    known = np.array([limit for limit in limits if limit is not None], np.int64)
+    slower: Float = (bins > known[:, np.newaxis]) * (np.ones(1) if n is None else n)
+    found = iter(cells_of_each(state.strata, stratum=stratum, arm=arm, n=n, s=slower))
+    return tuple(NO_CELLS if limit is None else next(found) for limit in limits)
 
 
 def settled(state: State, closed: Closed) -> tuple[State, Closed]:
@@ -189,7 +162,7 @@ def settled(state: State, closed: Closed) -> tuple[State, Closed]:
     parts = {}
     for name in ("outcomes", "matured", "events"):
         part = getattr(closed, name)
-        if not (part.base > 0).any() or state.rollout is None:
+        if state.rollout is None or not np.count_nonzero(part.base):
             continue
         state, stratum = rebased(state, part.stratum, part.base)
         parts[name] = replace(part, stratum=stratum)
@@ -205,17 +178,18 @@ def add_closed(policy: Policy, state: State, i: int, outcomes: Outcomes) -> Stat
         return state
     n_arms, old, arm = len(state.arms), state.sums[i], outcomes.arm
     sums = Sums(
-        outcomes=old.outcomes + np.bincount(arm, minlength=n_arms),
+        outcomes=old.outcomes + np.bincount(arm, None, n_arms),
         value=old.value + np.bincount(arm, outcomes.value, n_arms),
         square=old.square + np.bincount(arm, outcomes.value**2, n_arms),
     )
-    state = evolve(state, sums=(*state.sums[:i], sums, *state.sums[i + 1 :]))
+    every = (*state.sums[:i], sums, *state.sums[i + 1 :])
     if i > 0:
-        return state
+        return evolve(state, sums=every)
     joined = float(np.count_nonzero(outcomes.joined))
     rewarded = int(np.count_nonzero(outcomes.analysed & (outcomes.joined | outcomes.scored)))
     return evolve(
         state,
+        sums=every,
         rewarded=state.rewarded + rewarded,
         join_rate=update_join_rate(
             state.join_rate, float(len(arm)), joined, least=policy.spec.health.join_rate
@@ -226,22 +200,22 @@ def add_closed(policy: Policy, state: State, i: int, outcomes: Outcomes) -> Stat
 def count_outcomes(policy: Policy, state: State, i: int, outcomes: Outcomes) -> State:
     """Feed the estimators of reward `i` with the outcomes that are analysed."""
     spec, estimators = state.spec, state.estimators
-    if spec is None or estimators is None or not outcomes.analysed.any():
+    if spec is None or estimators is None or not len(outcomes.time):
         return state
     place = judged_reward(policy, state, i)
     if place is None:
         return state
     arm = rollout_arms(state, outcomes.arm)
-    rows = np.flatnonzero(outcomes.analysed & (outcomes.stratum >= 0) & (arm >= 0))
+    rows = (outcomes.analysed & (outcomes.stratum >= 0) & (arm >= 0)).nonzero()[0]
     if not len(rows):
         return state
     arm, stratum = arm[rows], outcomes.stratum[rows]
-    value, bins = outcomes.analysed_value[rows], outcomes.bin[rows].astype(np.int64)
+    value, bins = outcomes.analysed_value[rows], outcomes.bin[rows]
     reward = policy.all_rewards[i]
     cells, sample = None, None
     if reward.is_binary:
         scaled = value / reward.range[1]
-        binned = bins if bins.any() else None
+        binned = bins if np.count_nonzero(bins) else None
         cells = cells_of(state.strata, stratum=stratum, arm=arm, bin=binned, s=scaled)
     else:
         pi = strata.pis(state.strata, stratum)
@@ -260,77 +234,46 @@ def count_flow(policy: Policy, state: State, closed: Closed) -> State:
     """Feed the fast path and the bandit: who entered, who gave a first reward, who closed."""
     if state.spec is None or state.estimators is None or judged_reward(policy, state, 0) is None:
         return state
-    parts = [
-        make(state, closed)
-        for make, rows in (
-            (_matured, closed.matured.arm),
-            (_events, closed.events.arm),
-            (_ended, closed.outcomes.arm),
-        )
-        if len(rows)
-    ]
-    if not parts:
+    if not (len(closed.matured.arm) or len(closed.events.arm) or len(closed.outcomes.arm)):
         return state
-    flow = parts[0] if len(parts) == 1 else _stacked(parts)
     estimators = estimate.observe_flow(
-        state.spec, state.estimators, flow, state.clock - policy.spec.reward.grace
+        state.spec, state.estimators, _flow(state, closed), state.clock - policy.spec.reward.grace
     )
     return evolve(state, estimators=estimators)
 
 
-def _flow(state: State, rows: tuple[Int, Int, Float], **columns: Float) -> Flow:
-    """A flow of the units (stratum, state's arm, time) that are of the rollout."""
-    stratum, arm, time = rows
+def _flow(state: State, closed: Closed) -> Flow:
+    """The units of the rollout that entered, then those with a first reward, then those closed."""
+    matured, events, outcomes = closed.matured, closed.events, closed.outcomes
+    some = outcomes.analysed.nonzero()[0]
+    parts = ((matured, None), (events, None), (outcomes, some))
+    rows = [
+        (part.stratum, part.arm, part.time)
+        if chosen is None
+        else (part.stratum[chosen], part.arm[chosen], part.time[chosen])
+        for part, chosen in parts
+    ]
+    stratum, arm, time = (np.concatenate(column) for column in zip(*rows, strict=True))
+    first, end = len(matured.arm), len(matured.arm) + len(events.arm)
+    columns = np.zeros((8, len(stratum)))
+    columns[0, :first] = 1.0  # matured
+    if end > first:
+        columns[1, first:end] = events.is_event
+        columns[2, first:end] = np.where(events.is_event, events.value, 0.0)
+        columns[3, first:end] = events.delay
+        columns[4, first:end] = 1.0 - events.is_event  # lapsed
+    if len(some):
+        value = outcomes.analysed_value[some]
+        columns[4, end:] = ~outcomes.scored[some]
+        columns[5, end:] = 1.0  # closed
+        columns[6, end:] = value
+        columns[7, end:] = value**2
     arm = rollout_arms(state, arm)
-    of_rollout = np.flatnonzero((stratum >= 0) & (arm >= 0))
-    none = np.zeros(len(of_rollout))
-    names = ("matured", "events", "event_value", "delay", "lapsed", "closed", "value", "square")
-    filled = {name: columns[name][of_rollout] if name in columns else none for name in names}
-    stratum = stratum[of_rollout]
-    return Flow(
-        stratum=stratum,
-        segment=state.strata.segment[stratum],
-        arm=arm[of_rollout],
-        time=time[of_rollout],
-        **filled,
-    )
-
-
-def _matured(state: State, closed: Closed) -> Flow:
-    rows = closed.matured
-    return _flow(state, (rows.stratum, rows.arm, rows.time), matured=np.ones(len(rows.arm)))
-
-
-def _events(state: State, closed: Closed) -> Flow:
-    rows = closed.events
-    is_event = rows.is_event.astype(np.float64)
-    return _flow(
-        state,
-        (rows.stratum, rows.arm, rows.time),
-        events=is_event,
-        event_value=np.where(rows.is_event, rows.value, 0.0),
-        delay=rows.delay,
-        lapsed=1.0 - is_event,
-    )
-
-
-def _ended(state: State, closed: Closed) -> Flow:
-    rows = closed.outcomes
-    some = np.flatnonzero(rows.analysed)
-    value = rows.analysed_value[some]
-    return _flow(
-        state,
-        (rows.stratum[some], rows.arm[some], rows.time[some]),
-        lapsed=(~rows.scored[some]).astype(np.float64),
-        closed=np.ones(len(some)),
-        value=value,
-        square=value**2,
-    )
-
-
-def _stacked(parts: list[Flow]) -> Flow:
-    names = Flow.__dataclass_fields__
-    return Flow(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+    ours = (stratum >= 0) & (arm >= 0)
+    if np.count_nonzero(ours) < len(ours):
+        stratum, arm, time = stratum[ours], arm[ours], time[ours]
+        columns = columns.compress(ours, axis=1)
+    return Flow(stratum, state.strata.segment[stratum], arm, time, *columns)
 
 
 def count_dropped(state: State, dropped: list[Dropped], joined: Joined) -> State:
@@ -377,7 +320,8 @@ def _by_arm(state: State, joined: Joined) -> Float:
 
 
 def _padded(counts: Float, size: int) -> Float:
-    return np.concatenate([counts, np.zeros(size - len(counts))])
+    more = size - len(counts)
+    return np.concatenate([counts, np.zeros(more)]) if more else counts
 
 
 def _reward_cells(joined: Float, dropped: Float) -> Cells:

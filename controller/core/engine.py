@@ -3,7 +3,7 @@
 `step` folds events into a state. Nothing happens between ticks; at a tick, in this order:
 
     1. the clock moves            (it never goes back)
-    2. splits, versions and capacities are learnt
+    2. splits, versions and capacities are learnt, and over how many logs events are split
     3. a confirmed promotion or roll-back settles, arms without traffic leave, a candidate that was
        deleted is out, the queue moves on
     4. exposures and rewards are joined, what is due closes, the estimators are fed
@@ -31,6 +31,7 @@ from controller.core import admission, capacity, commands, conduct, roles
 from controller.core.batch import MicroBatch, micro_batches
 from controller.core.case import steered
 from controller.core.decide.phases import IN_ROLLOUT, RESTING
+from controller.core.merge import laid_out
 from controller.core.model import (
     BASIS,
     CapacityEvent,
@@ -69,7 +70,8 @@ def step(
     decisions: list[Decision] = []
     effects: list[Effect] = []
     for micro, waiting in micro_batches(state.waiting, events):
-        state = evolve(state, waiting=waiting)
+        if waiting or state.waiting:
+            state = evolve(state, waiting=waiting)
         if micro is None:
             continue
         state, decided, wanted = _tick(policy, state, micro)
@@ -83,13 +85,15 @@ def _tick(
 ) -> tuple[State, list[Decision], list[Effect]]:
     state = evolve(state, clock=max(state.clock, micro.tick.time))
     state = learn_splits(policy, with_rewards(policy, state), micro)
+    versions = [event for event in micro.control if isinstance(event, VersionEvent)]
+    state, refused = admission.learn_versions(state, versions)
     for event in micro.control:
-        if isinstance(event, VersionEvent):
-            state = admission.learn_version(state, event)
-        elif isinstance(event, CapacityEvent):
+        if isinstance(event, CapacityEvent):
             state = capacity.learn(state, event)
+    state = laid_out(state, micro.tick.partitions)
     state, decisions, effects = _move(policy, state, _queue_moves(policy, state), micro)
-    state, rejected = observe(policy, state, micro)
+    state, rejected = observe(policy, state, micro, refused)
+    check_invariant(state)
     if rejected:
         effects.append(KeepRejected(rejected))
     moves = _command_moves(policy, micro) or ([] if decisions else _verdict_moves(policy))
@@ -108,7 +112,8 @@ def _move(
     for move in moves:
         before = state
         state, ruling = move(state)
-        check_invariant(state)
+        if state is not before:
+            check_invariant(state)
         if ruling is None:
             continue
         state, decision = _recorded(policy, before, state, ruling, micro.tick.offset)

@@ -8,16 +8,19 @@ are counted at once. Where a unit is declared, each of these counts a unit once,
 exposure in the rollout (and again when a grown share has drawn its arm anew).
 
 `Tallies` are such sums from another joiner. They join the stream here, so that a partition's
-worker, a simulation and our own joiner are told apart by nothing behind this module.
+worker (see `merge`), a simulation and our own joiner are told apart by nothing behind this module.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
 from controller.core import join
+from controller.core.arms import counted
 from controller.core.attribution import Attributed, attribute, segmented
 from controller.core.batch import MicroBatch, select
 from controller.core.counting import (
@@ -26,11 +29,12 @@ from controller.core.counting import (
     count_dropped,
     count_flow,
     count_latency,
-    count_mirrored,
     count_outcomes,
     settled,
 )
 from controller.core.join import Absorbed, Dropped, JoinExposures, JoinRewards, JoinRule
+from controller.core.merge import merge
+from controller.core.mirrored import count_mirrored
 from controller.core.model import (
     NO_EPOCH,
     Exposures,
@@ -40,12 +44,14 @@ from controller.core.model import (
     Rejected,
     Rewards,
     SplitEvent,
+    TalliesEvent,
 )
 from controller.core.policy import Policy, Reward
 from controller.core.state import KnownSplit, State, evolve, with_arms, with_split
 from controller.core.tallies import observe_tallies
 
 
+@lru_cache(maxsize=1024)
 def join_rule(policy: Policy, reward: Reward) -> JoinRule:
     """The joiner's settings for one of the policy's rewards."""
     low, high = reward.range
@@ -61,6 +67,12 @@ def join_rule(policy: Policy, reward: Reward) -> JoinRule:
     )
 
 
+@lru_cache(maxsize=1024)
+def join_rules(policy: Policy) -> tuple[JoinRule, ...]:
+    """The settings of each of the policy's joiners."""
+    return tuple(join_rule(policy, reward) for reward in policy.all_rewards)
+
+
 def learn_splits(policy: Policy, state: State, micro: MicroBatch) -> State:
     """Splits that came into force: epochs that exposures may name."""
     for event in micro.control:
@@ -73,15 +85,21 @@ def learn_splits(policy: Policy, state: State, micro: MicroBatch) -> State:
     return state
 
 
-def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tuple[Rejected, ...]]:
-    """Take in a micro-batch and close what is due; gives the events that could not be used."""
-    rejected = list(micro.rejected)
+def observe(
+    policy: Policy, state: State, micro: MicroBatch, refused: Sequence[Rejected] = ()
+) -> tuple[State, tuple[Rejected, ...]]:
+    """Take in a micro-batch and close what is due; gives the events that could not be used.
+
+    refused  those of the micro-batch of which that is known already
+    """
+    rejected = [*micro.rejected, *refused]
     dropped: list[Dropped] = []
     if len(micro.exposures.time) or len(micro.rewards.time) or len(micro.shadows.time):
         state = _taken_in(policy, state, micro, rejected, dropped)
-    for i, reward in enumerate(policy.all_rewards):
-        closed = join.close(state.joins[i], join_rule(policy, reward), state.clock)
-        rejected += closed.refused.listed()
+    for i, rule in enumerate(join_rules(policy)):
+        closed = join.close(state.joins[i], rule, state.clock)
+        if len(closed.refused.offset):
+            rejected += closed.refused.listed()
         state = add_closed(policy, state, i, closed.outcomes)
         state, closed = settled(state, closed)
         state = count_outcomes(policy, state, i, closed.outcomes)
@@ -90,6 +108,8 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
             state = count_dropped(state, [*dropped, closed.dropped], closed.joined)
     if len(micro.tallies.time):
         state = observe_tallies(policy, state, micro)
+    state, repeated = merge(policy, state, micro)
+    rejected += repeated
     if state.phase in (Phase.PROMOTING, Phase.ROLLING_BACK):
         state = _with_exposed_epoch(state, micro)
     # Only now: what is told of a unit counts from the next micro-batch on, so that it was known
@@ -102,7 +122,8 @@ def observe(policy: Policy, state: State, micro: MicroBatch) -> tuple[State, tup
 def _with_exposed_epoch(state: State, micro: MicroBatch) -> State:
     """The latest split under which a request was answered; one that says none is dated."""
     exposures, known = micro.exposures, state.known.get(state.in_force_epoch)
-    epochs = np.concatenate([exposures.epoch, micro.tallies.epoch])
+    told = [event.rows.epoch for event in micro.control if isinstance(event, TalliesEvent)]
+    epochs = np.concatenate([exposures.epoch, micro.tallies.epoch, *told])
     exposed = max(state.exposed_epoch, int(epochs.max(initial=NO_EPOCH)))
     unnamed = exposures.time[exposures.epoch == NO_EPOCH]
     if known is not None and len(unnamed) and float(unnamed.max()) >= known.since:
@@ -118,46 +139,93 @@ def _taken_in(
     dropped: list[Dropped],
 ) -> State:
     """Give exposures and rewards to the joiners; adds to what was refused and what was lost."""
-    state, exposures = _translated(state, micro.names, micro.exposures)
+    state, exposures, strange = _translated(state, micro.names, micro.exposures)
+    rejected += strange
     state, segment = segmented(policy, state, micro.names, exposures.segment)
     state, attributed = attribute(policy, state, exposures, segment)
-    rewards, unknown = _named(policy, micro)
+    rewards, unknown = named(policy, micro)
     rejected += unknown
     exposed = (exposures, attributed, _bins(state, exposures))
-    first = _absorb(state, 0, join_rule(policy, policy.spec.reward), exposed, rewards[0])
+    rules = join_rules(policy)
+    first = _absorb(state, 0, rules[0], exposed, rewards[0])
     rejected += first.refused.listed()
     dropped.append(first.dropped)
-    for i, reward in enumerate(policy.side_rewards, 1):
-        found = _absorb(state, i, join_rule(policy, reward), exposed, rewards[i])
+    for i, rule in enumerate(rules[1:], 1):
+        found = _absorb(state, i, rule, exposed, rewards[i])
         # Each joiner meets every exposure; that one is refused is said once.
         rejected += found.refused.of_rewards().listed()
     state = _answered(state, exposed, first)
-    return count_mirrored(state, micro, select(exposures, first.accepted))
+    if len(micro.shadows.arm):
+        return count_mirrored(state, micro, select(exposures, first.accepted))
+    return state
+
+
+@lru_cache(maxsize=4096)
+def _translation(names: tuple[str, ...], arms: tuple[str, ...]) -> Int:
+    """The place of each name among the arms; -1: it is none of them."""
+    place = {name: i for i, name in enumerate(arms)}
+    found = np.array([place.get(name, -1) for name in names], np.int64)
+    found.flags.writeable = False
+    return found
 
 
 def _translated(
     state: State, names: tuple[str, ...], exposures: Exposures
-) -> tuple[State, Exposures]:
-    """Exposures whose arms index into `state.arms`."""
+) -> tuple[State, Exposures, list[Rejected]]:
+    """Exposures whose arms index into `state.arms`, and those of arms that are one too many."""
     if not len(exposures.arm):
-        return state, exposures
-    used = np.unique(exposures.arm)
-    state = with_arms(state, tuple(names[i] for i in used))
-    translation = np.zeros(len(names), dtype=np.int64)
-    translation[used] = [state.arms.index(names[i]) for i in used]
-    return state, replace(exposures, arm=translation[exposures.arm])
+        return state, exposures, []
+    known = _translation(names, state.arms)[exposures.arm]
+    if not np.count_nonzero(known < 0):  # as nearly always
+        return state, _with_arm(exposures, known), []
+    used, first = np.unique(exposures.arm, return_index=True)
+    used = used[np.argsort(first, kind="stable")]  # as the log has them, however it was cut
+    found, strangers = counted(state.arms, state.versions, [names[i] for i in used])
+    state = with_arms(state, found)
+    place = {name: i for i, name in enumerate(state.arms)}
+    translation = np.full(len(names), -1, dtype=np.int64)
+    translation[used] = [place.get(names[i], -1) for i in used]
+    arm = translation[exposures.arm]
+    if not strangers:
+        return state, replace(exposures, arm=arm), []
+    strange = arm < 0
+    rejected = [
+        Rejected(offset, Reason.UNKNOWN_ARM, names[name])
+        for offset, name in zip(
+            exposures.offset[strange].tolist(), exposures.arm[strange].tolist(), strict=True
+        )
+    ]
+    return state, select(replace(exposures, arm=arm), ~strange), rejected
 
 
-def _named(policy: Policy, micro: MicroBatch) -> tuple[list[Rewards], list[Rejected]]:
+def _with_arm(exposures: Exposures, arm: Int) -> Exposures:
+    return Exposures(
+        exposures.offset,
+        exposures.time,
+        exposures.request,
+        exposures.unit,
+        arm,
+        exposures.epoch,
+        exposures.propensity,
+        exposures.status,
+        exposures.latency_ms,
+        exposures.segment,
+    )
+
+
+def named(policy: Policy, micro: MicroBatch) -> tuple[list[Rewards], list[Rejected]]:
     """The rewards that each joiner asks for, and those that none does."""
     rewards = micro.rewards
+    if not len(rewards.name):
+        return [rewards] * len(policy.all_rewards), []
     found, wanted = [], np.zeros(len(rewards.name), np.bool_)
     for reward in policy.all_rewards:
         place = micro.names.index(reward.event) if reward.event in micro.names else -1
         mask = rewards.name == place
         wanted |= mask
-        found.append(rewards if mask.all() else select(rewards, mask))
-    if wanted.all():
+        is_all = np.count_nonzero(mask) == len(mask)
+        found.append(rewards if is_all else select(rewards, mask))
+    if np.count_nonzero(wanted) == len(wanted):
         return found, []
     others = select(rewards, ~wanted)
     return found, [
@@ -217,12 +285,13 @@ def _answered(
     """Count the exposures and their errors; feed what is known as soon as an answer is."""
     exposures, attributed, bins = exposed
     accepted = absorbed.accepted
-    if not accepted.any():
+    if not np.count_nonzero(accepted):
         return state
     lost = int(np.count_nonzero(accepted & (attributed.stratum < 0)))
+    times = exposures.time[accepted]
     state = evolve(
         state,
-        last_exposure=max(state.last_exposure, float(exposures.time[accepted].max())),
+        last_exposure=max(state.last_exposure, float(times[times.argmax()])),
         unattributed=state.unattributed + (lost if state.rollout else 0),
     )
     state = count_answers(state, exposures, attributed, absorbed, bins)

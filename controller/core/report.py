@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
+
+import numpy as np
 
 from controller.core import estimate
-from controller.core.case import INTERVAL_ALPHA, evidence_of, signals, situated
+from controller.core.arms import alive, earlier
+from controller.core.case import INTERVAL_ALPHA, evidence_of, signals, situated, unreported
 from controller.core.conduct import stage_kind
 from controller.core.decide.conditions import (
     SAMPLE_RATIO_ALPHA,
@@ -19,6 +22,8 @@ from controller.core.decide.conditions import (
     all_conditions,
     promotion_alpha,
 )
+from controller.core.decide.guardrail import silence_of
+from controller.core.decide.phases import RESTING
 from controller.core.decide.situation import for_people
 from controller.core.estimate.effect import arm_interval
 from controller.core.model import (
@@ -26,7 +31,9 @@ from controller.core.model import (
     ArmRole,
     ArmSummary,
     CandidateEvidence,
+    EarlierArms,
     GuardEvidence,
+    HealthKey,
     Int,
     Json,
     Lift,
@@ -40,6 +47,10 @@ from controller.core.state import State
 SIGNIFICANT = 9
 """Digits kept of a decision's figures: more than anyone reads, fewer than machines differ in."""
 
+PAST: Final = 100
+"""The newest arms with which nothing goes on any more are shown: a model that is trained every ten
+minutes has thousands of them after a month, and a report is made at each turn."""
+
 
 def report(policy: Policy, state: State) -> Report:
     """Where the model stands."""
@@ -47,6 +58,7 @@ def report(policy: Policy, state: State) -> Report:
     rollout = state.rollout if is_shown else None
     evidence = _evidence(state)
     candidates = rollout.live if rollout and state.is_judging else ()
+    arms, earlier = _arms(policy, state, evidence)
     return Report(
         model=state.model,
         time=state.clock,
@@ -62,26 +74,34 @@ def report(policy: Policy, state: State) -> Report:
         candidate=candidates[0] if candidates else None,
         candidates=candidates,
         queue=state.queue,
-        arms=_arms(policy, state, evidence),
+        arms=arms,
         lift={seen.candidate.arm: seen.lift for seen in evidence},
         segments=dict(state.split.segments),
         health=_health(policy, state),
         rejected=dict(sorted(state.rejected.items())),
+        earlier=earlier,
     )
 
 
 def _arms(
     policy: Policy, state: State, evidence: Sequence[CandidateEvidence]
-) -> tuple[ArmReport, ...]:
-    names = sorted(set(state.arms) | {state.champion}, key=lambda arm: (arm != state.champion, arm))
-    return tuple(_arm(policy, state, evidence, arm) for arm in names)
+) -> tuple[tuple[ArmReport, ...], EarlierArms | None]:
+    """The arms that are shown, the champion first, and the sums of the others."""
+    place = {arm: i for i, arm in enumerate(state.arms)}
+    going = alive(state)
+    idle = [i for arm, i in place.items() if arm not in going]
+    hidden = np.array(idle[: max(0, len(idle) - PAST)], np.int64)
+    names = {state.champion, *state.arms} - {state.arms[i] for i in hidden.tolist()}
+    shown = sorted(names, key=lambda arm: (arm != state.champion, arm))
+    reports = tuple(_arm(policy, state, evidence, arm, place.get(arm, -1)) for arm in shown)
+    past = earlier(state, hidden)
+    return reports, past if past.arms else None
 
 
 def _arm(
-    policy: Policy, state: State, evidence: Sequence[CandidateEvidence], arm: str
+    policy: Policy, state: State, evidence: Sequence[CandidateEvidence], arm: str, i: int
 ) -> ArmReport:
-    i = state.arms.index(arm) if arm in state.arms else -1
-    summary = _summary(policy, state, evidence, arm)
+    summary = _summary(policy, state, evidence, arm, i)
     return ArmReport(
         arm=arm,
         role=Role.CHAMPION if arm == state.champion else Role.CANDIDATE,
@@ -89,8 +109,8 @@ def _arm(
         weight_in_force=state.in_force.get(arm, 0),
         exposures=_at(state.totals.exposures, i),
         outcomes=_at(state.sums[0].outcomes, i),
-        pending=_at(state.joins[0].pending, i),
-        rewards=_at(state.joins[0].joined, i),
+        pending=_at(state.joins[0].pending, i) + _at(state.partitions.pending, i),
+        rewards=_at(state.joins[0].joined, i) + _at(state.partitions.rewards, i),
         errors=_at(state.totals.errors, i),
         units=summary.n,
         mean=summary.mean,
@@ -114,14 +134,13 @@ def _at(counts: Int, i: int) -> int:
 
 
 def _summary(
-    policy: Policy, state: State, evidence: Sequence[CandidateEvidence], arm: str
+    policy: Policy, state: State, evidence: Sequence[CandidateEvidence], arm: str, i: int
 ) -> ArmSummary:
     """The rollout's figures for its arms while it is on, else those of all outcomes."""
     if evidence and state.is_judging:
         for summary in (evidence[0].champion, *(seen.candidate for seen in evidence)):
             if summary.arm == arm:
                 return summary
-    i = state.arms.index(arm) if arm in state.arms else -1
     sums = state.sums[0]
     n, total = (int(sums.outcomes[i]), float(sums.value[i])) if i >= 0 else (0, 0.0)
     low, high = policy.spec.reward.range
@@ -140,14 +159,15 @@ def _evidence(state: State) -> tuple[CandidateEvidence, ...]:
     return tuple(seen for seen in evidence_of(state) if seen.candidate.arm in live)
 
 
-def _health(policy: Policy, state: State) -> dict[str, Json]:
+def _health(policy: Policy, state: State) -> dict[HealthKey, Json]:
     confirmed = state.in_force_epoch >= state.split.epoch
-    health: dict[str, Json] = {
+    health: dict[HealthKey, Json] = {
         "unattributed": state.unattributed,
         "split": "in force" if confirmed else "not yet confirmed by the router",
     }
     if waited := _waited_for(policy, state):
         health["waiting"] = waited
+    health |= _partitions(policy, state)
     if state.estimators is None or state.spec is None:
         return {"sample_ratio": "ok", "sample_ratio_evidence": 1.0, **health}
     seen = signals(policy, state)
@@ -161,6 +181,28 @@ def _health(policy: Policy, state: State) -> dict[str, Json]:
         now, before = seen.join_fall
         health["join_rate"] = {"now": rounded(now), "before": rounded(before)}
     return health
+
+
+def _partitions(policy: Policy, state: State) -> dict[HealthKey, Json]:
+    """What is open in each partition, how far it is behind, and what does not come."""
+    known, found = state.partitions, dict[HealthKey, Json]()
+    if known.open:
+        found["partitions"] = [
+            {
+                "partition": number,
+                "open": known.standing[number].open,
+                "behind_s": rounded(known.behind_s(number, state.clock)),
+            }
+            for number in known.open
+        ]
+    if (silent := unreported(policy, state)) is not None:
+        found["unreported"] = silence_of(*silent)
+    if policy.spec.partitions != known.count and state.phase not in RESTING:
+        found["partitioning"] = (
+            f"events are split over {policy.spec.partitions}, not {known.count}, once this rollout "
+            "has ended"
+        )
+    return found
 
 
 def _waited_for(policy: Policy, state: State) -> str:

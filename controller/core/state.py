@@ -7,7 +7,7 @@ a state given to `engine.step` is used up by it, like a value that moved.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, make_dataclass, replace
+from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, get_type_hints
 
@@ -21,16 +21,20 @@ from controller.core.join import CovariateTable, Table
 from controller.core.model import (
     BASIS,
     Capacity,
+    EarlierArms,
     EventBatch,
     Float,
     Int,
     Intent,
     Leaving,
+    Partitions,
     Phase,
     Rollout,
     Split,
     Verdict,
     Version,
+    evolved,
+    quick,
 )
 from controller.core.policy import Policy
 from controller.core.strata import Strata
@@ -48,7 +52,8 @@ class KnownSplit:
     segments: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Totals:
     """Counts per arm over the life of the log; all arrays (n_arms,), indexed like `State.arms`.
 
@@ -59,7 +64,8 @@ class Totals:
     errors: Int
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Sums:
     """Closed exposures per arm over the life of the log, of one reward; all arrays (n_arms,).
 
@@ -72,7 +78,8 @@ class Sums:
     square: Float
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Said:
     """The last ruling, for people, whether or not it was worth a decision."""
 
@@ -116,6 +123,7 @@ class State:
     known          epoch -> split, of those that exposures may still name
     strata         chances of the present rollout's exposures
     arms           names behind the arm columns
+    forgotten      sums of arms that are remembered no more, see `core.arms`
     segments       values of the segments' header that have a split of their own, oldest first
     sightings      exposures of the rollout by header value, of those seen most
     spec           the estimators' settings, fixed when the rollout began
@@ -130,6 +138,7 @@ class State:
     last_exposure  time of the latest exposure, -inf before the first
     exposed_epoch  the latest split that a request was answered under, while one settles
     previous       the champion before this one, which `undo` brings back; "" where there is none
+    partitions     what is joined elsewhere, see `core.merge`
 
     Of models in a cluster only:
     capacities     what is known of the arms that run there
@@ -189,6 +198,8 @@ class State:
     leaving: tuple[Leaving, ...] = ()
     intent: Intent | None = None
     waiting: tuple[EventBatch, ...] = ()
+    partitions: Partitions = field(default_factory=Partitions)
+    forgotten: EarlierArms = field(default_factory=EarlierArms)
 
     @property
     def is_judging(self) -> bool:
@@ -225,7 +236,7 @@ def with_rewards(policy: Policy, state: State) -> State:
         return state
     zeros = np.zeros(len(state.arms))
     none = Sums(zeros.astype(np.int64), zeros, zeros)
-    places = [_place(state.rewards, wanted, i) for i in range(len(wanted))]
+    places = [place_of(state.rewards, wanted, i) for i in range(len(wanted))]
     return replace(
         state,
         rewards=wanted,
@@ -238,7 +249,7 @@ def _events(policy: Policy) -> tuple[str, ...]:
     return tuple(reward.event for reward in policy.all_rewards)
 
 
-def _place(known: tuple[str, ...], wanted: tuple[str, ...], i: int) -> int | None:
+def place_of(known: tuple[str, ...], wanted: tuple[str, ...], i: int) -> int | None:
     """Where reward `i` of `wanted` stands among the known ones; the first is a kind of its own."""
     if i == 0:
         return 0 if known[0] == wanted[0] else None
@@ -267,10 +278,7 @@ def evolve(state: State, **changes: Any) -> State:
 
     A tick changes the state some twenty times, and `replace` walks over all fields each time.
     """
-    new = object.__new__(State)
-    new.__dict__.update(state.__dict__)
-    new.__dict__.update(changes)
-    return new
+    return evolved(state, **changes)
 
 
 def _longer(column: Column, more: int) -> Column:
@@ -283,7 +291,8 @@ KNOWN_S = 600.0
 
 def with_split(state: State, known: KnownSplit, *, grace_s: float) -> State:
     """The state in which the epoch names this split; those that nobody can name are forgotten."""
-    oldest = state.clock - grace_s - KNOWN_S
+    # What a partition tells late was routed long ago.
+    oldest = min(state.clock, state.partitions.clock) - grace_s - KNOWN_S
     splits = sorted((state.known | {known.epoch: known}).values(), key=lambda k: k.epoch)
     ends = [later.since for later in splits[1:]] + [float("inf")]
     return replace(
@@ -293,6 +302,18 @@ def with_split(state: State, known: KnownSplit, *, grace_s: float) -> State:
     )
 
 
+def oldest_needed(state: State) -> int:
+    """The offset of the oldest event that a fold which goes on from an `image` may ask for.
+
+    A reward that waits for its exposure may be refused, and is kept with its text then. The event
+    before the first that is not folded in tells the log from others.
+    """
+    offset = state.waiting[0].start if state.waiting else state.offset
+    waits = [w.offset for table in state.joins for w in (table.waiting, table.unit_waiting)]
+    oldest = [int(column.min()) for column in waits if column.size]
+    return max(0, min([offset - 1, *oldest]))
+
+
 # --- snapshots --------------------------------------------------------------------------------
 
 
@@ -300,16 +321,27 @@ def _image_class() -> type[Any]:
     """`State` without what waits for its tick, and with the joiners' tables as plain arrays."""
     arrays = dict[str, np.ndarray]
     hints = get_type_hints(State) | {"joins": tuple[arrays, ...], "covariates": arrays}
-    names = [f.name for f in fields(State) if f.name != "waiting"]
-    return make_dataclass("Image", [(n, hints[n]) for n in names], frozen=True, slots=True)
+    kept = [f for f in fields(State) if f.name != "waiting"]
+    return make_dataclass(
+        "Image", [(f.name, hints[f.name], default_of(f)) for f in kept], frozen=True, slots=True
+    )
+
+
+def default_of(of: Field[Any]) -> Any:
+    """The default of a field, so that a snapshot from before it was added can be read."""
+    return field(default=of.default, default_factory=of.default_factory)
 
 
 IMAGE = _image_class()
-"""The type of a snapshot."""
+"""The type of a snapshot. A field that an older snapshot does not have gets its default in `State`:
+where the log was trimmed, a snapshot that cannot be read any more would be the end of its model."""
 
 
 def image(state: State) -> Any:
-    """The state as a value that can be written down; events that wait are read again."""
+    """The state as a value that can be written down; events that wait are read again.
+
+    Its arrays are views: good until the state is used up.
+    """
     values = {f.name: getattr(state, f.name) for f in fields(IMAGE)}
     offset = state.waiting[0].start if state.waiting else state.offset
     joins = tuple(table.to_arrays() for table in state.joins)
@@ -318,8 +350,22 @@ def image(state: State) -> Any:
 
 
 def revived(snapshot: Any) -> State:
-    """The state behind an `image`; it goes on exactly as the one that was written down."""
-    values = {f.name: getattr(snapshot, f.name) for f in fields(IMAGE)}
+    """The state behind an `image`; it goes on exactly as the one that was written down.
+
+    Uses up the image's arrays.
+    """
     joins = tuple(Table.from_arrays(arrays) for arrays in snapshot.joins)
-    covariates = CovariateTable.from_arrays(snapshot.covariates)
-    return State(**values | {"joins": joins, "covariates": covariates})
+    return _with(snapshot, joins, CovariateTable.from_arrays(snapshot.covariates))
+
+
+def shown(snapshot: Any) -> State:
+    """The same for reports only: of its tables there are the counts, and no row."""
+    joins = tuple(Table.counts_of(arrays) for arrays in snapshot.joins)
+    return _with(snapshot, joins, CovariateTable())
+
+
+def _with(snapshot: Any, joins: tuple[Table, ...], covariates: CovariateTable) -> State:
+    values = {f.name: getattr(snapshot, f.name) for f in fields(IMAGE)}
+    partitions = replace(snapshot.partitions, held=snapshot.partitions.held.whole())
+    tables = {"joins": joins, "covariates": covariates, "partitions": partitions}
+    return State(**values | tables)

@@ -19,7 +19,9 @@ over all); strata by propensity alone (epochs of one propensity, weeks apart, ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -58,21 +60,42 @@ def with_arm(strata: Strata) -> Strata:
 
 
 def placed(
-    strata: Strata, *, epoch: int, segment: int, level: int, shares: Float
+    strata: Strata, *, epoch: int, segment: int, level: int, shares: Sequence[float]
 ) -> tuple[Strata, int]:
     """The strata with a row of these values, and the number of that row."""
+    shares = list(shares)
+    if len(strata) and _is(strata, -1, epoch, segment, level, shares):  # mostly it is the newest
+        return strata, len(strata) - 1
     same = (strata.epoch == epoch) & (strata.segment == segment) & (strata.level == level)
     for row in np.flatnonzero(same).tolist():
-        if np.array_equal(strata.shares[row], shares):
+        if strata.shares[row].tolist() == shares:  # as `array_equal` does: no NaN is equal
             return strata, row
+    return added(strata, epoch=epoch, segment=segment, level=level, shares=shares)
+
+
+def added(
+    strata: Strata, *, epoch: int, segment: int, level: int, shares: Sequence[float]
+) -> tuple[Strata, int]:
+    """The strata with one more row, which they must not have yet, and its number."""
     return (
         Strata(
             epoch=np.append(strata.epoch, epoch),
             segment=np.append(strata.segment, segment),
             level=np.append(strata.level, level),
-            shares=np.concatenate([strata.shares, shares[np.newaxis]]),
+            shares=np.concatenate([strata.shares, np.array([shares])]),
         ),
         len(strata),
+    )
+
+
+def _is(  # noqa: PLR0913, PLR0917 - columns
+    strata: Strata, row: int, epoch: int, segment: int, level: int, shares: list[float]
+) -> bool:
+    return bool(
+        strata.epoch[row] == epoch
+        and strata.segment[row] == segment
+        and strata.level[row] == level
+        and strata.shares[row].tolist() == shares  # as `array_equal` does: no NaN is equal
     )
 
 
@@ -87,11 +110,23 @@ def pis(strata: Strata, rows: Int) -> Float:
 
     NaN where the stratum does not compare them: one of the two had no chance.
     """
-    champion = strata.shares[rows, :1]
-    candidates = strata.shares[rows, 1:]
+    if len(rows) == 1:  # as nearly always where little came
+        return _pis_of(tuple(strata.shares[rows[0]].tolist())).copy()
+    return _pis(strata.shares[rows])
+
+
+@lru_cache(maxsize=4096)
+def _pis_of(shares: tuple[float, ...]) -> Float:
+    return _pis(np.array([shares]))
+
+
+def _pis(shares: Float) -> Float:
+    champion, candidates = shares[:, :1], shares[:, 1:]
     both = (champion > 0.0) & (candidates > 0.0)
-    total = np.where(both, champion + candidates, 1.0)
-    return np.where(both, candidates / total, np.nan)
+    found = np.empty(both.shape)
+    found.fill(np.nan)
+    np.divide(candidates, champion + candidates, out=found, where=both)
+    return found
 
 
 def comparing(strata: Strata, rows: Int, arms: Int) -> Bool:
@@ -100,10 +135,27 @@ def comparing(strata: Strata, rows: Int, arms: Int) -> Bool:
     rows  (n,) strata, -1 unknown;  arms  (n,) 0 for the champion, 1 + c; -1 for any other arm.
     """
     good = (rows >= 0) & (arms >= 0)
-    shares = strata.shares[rows[good]]
-    arm = arms[good]
-    own = shares[np.arange(len(arm)), arm] > 0.0
-    other = np.where(arm == 0, (shares[:, 1:] > 0.0).any(axis=1), shares[:, 0] > 0.0)
+    if np.count_nonzero(good) == len(good):
+        return _compared(strata, rows, arms)
     found = np.zeros(len(rows), np.bool_)
-    found[good] = own & other
+    found[good] = _compared(strata, rows[good], arms[good])
+    return found
+
+
+def _compared(strata: Strata, rows: Int, arms: Int) -> Bool:
+    compared: Bool
+    if len(rows) and np.count_nonzero(rows == rows[0]) == len(rows):
+        compared = _comparable(tuple(strata.shares[rows[0]].tolist()))[arms]
+        return compared
+    had = strata.shares[rows] > 0.0
+    compared = had[np.arange(len(arms)), arms] & had[:, 0] & had[:, 1:].any(axis=1)
+    return compared
+
+
+@lru_cache(maxsize=4096)
+def _comparable(shares: tuple[float, ...]) -> Bool:
+    """Of one stratum: which of its arms there was a choice for, between it and one to compare."""
+    champion, *candidates = (share > 0.0 for share in shares)
+    found = np.array([any(candidates), *candidates]) & champion
+    found.flags.writeable = False
     return found

@@ -57,7 +57,7 @@ class Children:
     async def start(self, name: str, command: Sequence[str]) -> Child:
         """Start `python COMMAND...` under a name that is used in files and messages."""
         out, err = self._logs / f"{name}.out", self._logs / f"{name}.err"
-        leash = ("-m", "controller.demo.leash", str(os.getpid()), sys.executable)
+        leash = ("-m", "controller.leash", str(os.getpid()), sys.executable)
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,

@@ -19,12 +19,13 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import structlog
 
 from controller.core.model import Json
 from controller.deploy.keeping import Kept
+from controller.deploy.target import Standing
 from controller.errors import BackendError, Retryable
 from controller.router.snapshot import RoutedModel
 
@@ -32,23 +33,7 @@ FIRST_S: Final = 1.0
 LONGEST_S: Final = 30.0
 AT_ONCE: Final = 8
 
-State: TypeAlias = Literal["in force", "waiting", "refused", "changed"]
-
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a wanted split stands.
-
-    in force  the object says so and so does its controller
-    waiting   nobody has said so yet
-    refused   the controller says no
-    changed   the object does not say what was written
-    """
-
-    state: State
-    sentence: str = ""
 
 
 @dataclass(slots=True)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from controller.core.model import Decision, Json, Report
 from controller.core.policy import Policy
-from controller.deploy.client import Object
 from controller.deploy.events import FRESH_S, Reference, arm_of, decision_events, warning
+from controller.deploy.objects import Object
 from controller.deploy.reporter import Reporter
 from controller.deploy.status import Told, Validity, told, unread, without
 

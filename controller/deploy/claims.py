@@ -8,9 +8,9 @@ anybody's: a split that somebody changes in mid-ramp is never changed back.
 
 from __future__ import annotations
 
-from controller.deploy.client import Object
-from controller.deploy.plan import Field, is_us, named, value
-from controller.deploy.plan import owners as owners_of
+from controller.deploy.fields import Field, is_us, named, value
+from controller.deploy.fields import owners as owners_of
+from controller.deploy.objects import Object
 from controller.deploy.words import FIELDS
 from controller.errors import Conflict
 

@@ -5,15 +5,7 @@ times their memory, and a server-side apply must say exactly the fields that it 
 From the package come the reading of configurations, TLS, credentials that renew themselves, the
 pool of connections and the reading of a watch.
 
-Every call has a timeout, and every fault is one of ours:
-
-    out of reach, 429, 5xx              Retryable
-    409, somebody changed it meanwhile  Stale (Retryable): read again
-    410, the position is too old        Gone (Retryable): list again
-    404                                 NotFound (Permanent)
-    409, it exists already              Exists (Permanent)
-    409, another manager owns a field   FieldConflict (Conflict), which names managers and fields
-    401, 403, 400, 422 and the rest     Permanent, in the API server's own words
+Every call has a timeout, and every fault is one of ours (`faults.py`).
 
 `heard` is when the API server last answered anybody with sense: who wonders whether it is still
 there asks that first, and probes only when nobody else has talked to it.
@@ -31,9 +23,7 @@ import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, cast
@@ -41,28 +31,21 @@ from typing import Any, Final, Literal, TypeAlias, cast
 import msgspec
 from kubernetes import config
 from kubernetes.client import ApiClient, ApiException, Configuration
-from kubernetes.watch import Watch
 from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
-from controller.errors import Conflict, Permanent, Retryable
-
-Object: TypeAlias = dict[str, Any]
-"""An object of the API, as JSON."""
-
-MANAGER: Final = "understudy"
-"""Our field manager."""
+from controller.deploy.faults import fault, unreachable
+from controller.deploy.objects import Listing, Object
+from controller.deploy.open_watch import Watching
+from controller.deploy.words import MANAGER
+from controller.errors import Permanent
 
 CONNECT_S: Final = 3.0
 READ_S: Final = 10.0
-WATCH_S: Final = 300
-"""How long the API server may keep one watch open; it is then resumed."""
 SILENCE_S: Final = 150.0
 """Longest silence of a watch: bookmarks come about once a minute."""
 PAGE: Final = 500
 
-_UNTYPED: Final = "failed to create typed patch object"
-"""What an apply with a field that does not exist is answered with, as a 500 (1.36)."""
 _PING_S: Final = (1.0, 2.0)
 _POOL: Final = 32
 _IN_CLUSTER: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -77,87 +60,6 @@ _KEEPALIVE: Final = (
 
 Verb: TypeAlias = Literal["get", "list", "watch", "create", "apply", "replace", "delete"]
 Clock: TypeAlias = Callable[[], float]
-
-
-class NotFound(Permanent):
-    """There is no such object, or no such resource."""
-
-
-class Exists(Permanent):
-    """The object that was to be created is there already."""
-
-
-class Stale(Retryable):
-    """Somebody changed the object since it was read."""
-
-
-class Gone(Retryable):
-    """The position in the history is too old: list again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A field that somebody else manages; `manager` with its operation, as the server says it."""
-
-    field: str
-    manager: str
-
-
-class FieldConflict(Conflict):
-    """Other managers own fields that were to be applied."""
-
-    def __init__(self, message: str, claims: tuple[Claim, ...]) -> None:
-        self.claims = claims
-        super().__init__(message)
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """A type of objects, and where the API server has them."""
-
-    version: str
-    plural: str
-    kind: str
-
-    def path(self, namespace: str | None = None, name: str | None = None) -> str:
-        """The path of one object, or, without `name`, of all; without namespace, of every one."""
-        root = f"/api/{self.version}" if "/" not in self.version else f"/apis/{self.version}"
-        within = f"/namespaces/{namespace}" if namespace else ""
-        return f"{root}{within}/{self.plural}" + (f"/{name}" if name else "")
-
-    def head(self, namespace: str | None, name: str) -> Object:
-        """The beginning of an object: type, name and namespace."""
-        where = {"name": name} | ({"namespace": namespace} if namespace else {})
-        return {"apiVersion": self.version, "kind": self.kind, "metadata": where}
-
-
-DEPLOYMENTS: Final = Resource("apps/v1", "deployments", "Deployment")
-AUTOSCALERS: Final = Resource(
-    "autoscaling/v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler"
-)
-SERVICES: Final = Resource("v1", "services", "Service")
-ENDPOINT_SLICES: Final = Resource("discovery.k8s.io/v1", "endpointslices", "EndpointSlice")
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """All objects at one moment; `version` is that moment, from which a watch goes on."""
-
-    items: list[Object]
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a watch tells; of a bookmark only the resourceVersion means anything."""
-
-    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
-    object: Object
-
-    @property
-    def version(self) -> str:
-        """The moment up to which everything has been told."""
-        return str(self.object["metadata"]["resourceVersion"])
 
 
 class Connection:
@@ -175,6 +77,8 @@ class Connection:
         self.namespace = namespace
         self.host = str(configuration.host)
         self.heard = float("-inf")
+        self.said_at: str | None = None
+        """The `Date` of its last answer."""
 
     @classmethod
     def from_settings(
@@ -319,6 +223,7 @@ class Connection:
     ) -> Object:
         answer = self._send(verb, method, path, query=query or {}, body=body)
         data = self._read(answer)
+        self.said_at = answer.headers.get("Date")
         if not 200 <= answer.status <= 299:
             raise self._fault(answer.status, data, answer.headers)
         self.hear()
@@ -363,108 +268,8 @@ class Connection:
                 auth_settings=["BearerToken"],
             )
             return self._api.call_api(*request, _request_timeout=timeout)
-        except ApiException as exc:
+        except (ApiException, HTTPError, OSError) as exc:
             raise unreachable(self.host, exc) from exc
-        except (HTTPError, OSError) as exc:
-            raise unreachable(self.host, exc) from exc
-
-
-class Watching:
-    """One open watch: an iterator of changes. `stop` ends it, from any thread."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        path: str,
-        query: Mapping[str, str],
-        opened: Callable[[], None],
-    ) -> None:
-        self._connection = connection
-        self._path = path
-        self._query = query
-        self._opened = opened
-        self._answer: HTTPResponse | None = None
-        self._is_stopped = False
-
-    def stop(self) -> None:
-        """End the iteration, also where it waits for the API server.
-
-        `Watch.stop` would not do: it is forgotten when it comes before the answer does.
-        """
-        self._is_stopped = True
-        if self._answer is not None:
-            _hang_up(self._answer)
-
-    def __iter__(self) -> Iterator[Change]:
-        """Changes and bookmarks as they come.
-
-        Raises `Gone` when the position is too old, `Retryable` when the connection is lost.
-        """
-        try:
-            for event in Watch().stream(self._open, timeout_seconds=WATCH_S):
-                if self._is_stopped:
-                    return
-                self._connection.hear()
-                if event is not None:
-                    yield Change(event["type"], event["object"])
-        except ApiException as exc:
-            raise _of_status(int(exc.status or 0), str(exc.reason)) from exc
-        except (HTTPError, OSError) as exc:
-            if not self._is_stopped:
-                raise unreachable(self._connection.host, exc) from exc
-
-    def _open(self, *, timeout_seconds: int, **_kwargs: object) -> HTTPResponse:
-        query = {**self._query, "watch": "true", "timeoutSeconds": str(timeout_seconds)}
-        self._answer = self._connection.stream(self._path, query)
-        if self._is_stopped:
-            _hang_up(self._answer)
-        self._opened()
-        return self._answer
-
-
-def _hang_up(answer: HTTPResponse) -> None:
-    """Close the socket under an answer, which ends a read that is waiting in another thread."""
-    sock = getattr(answer.connection, "sock", None)
-    if sock is not None:
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-
-
-def unreachable(host: str, exc: Exception) -> Retryable:
-    """The API server did not answer."""
-    why = getattr(exc, "reason", None) or exc
-    return Retryable(f"the API server at {host} cannot be reached: {why}")
-
-
-def fault(status: int, data: bytes, headers: Mapping[str, str]) -> Exception:
-    """What an answer that is no success means."""
-    body: Object = {}
-    with suppress(msgspec.DecodeError, UnicodeDecodeError):
-        decoded = msgspec.json.decode(data)
-        body = decoded if isinstance(decoded, dict) else {}
-    message = str(body.get("message") or data[:200].decode(errors="replace") or "no reason given")
-    reason = str(body.get("reason", ""))
-    claims = tuple(
-        Claim(str(cause.get("field", "")), str(cause.get("message", "")))
-        for cause in (body.get("details") or {}).get("causes") or []
-        if cause.get("reason") == "FieldManagerConflict"
-    )
-    if status == 409 and claims:
-        return FieldConflict(message, claims)
-    after = headers.get("Retry-After", "")
-    return _of_status(status, message, reason, float(after) if after.isdecimal() else 1.0)
-
-
-def _of_status(status: int, message: str, reason: str = "", after_s: float = 1.0) -> Exception:
-    if status == 404:
-        return NotFound(message)
-    if status == 410:
-        return Gone(message)
-    if status == 409:
-        return Exists(message) if reason == "AlreadyExists" else Stale(message)
-    if status == 429 or (status >= 500 and _UNTYPED not in message):
-        return Retryable(f"the API server answers {status}: {message}", after_s=after_s)
-    return Permanent(f"the API server answers {status}: {message}")
 
 
 def _query(**values: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Final, Literal
 from controller.core.decide.phases import ACTIVE
 from controller.core.model import Decision, Phase, Verdict
 from controller.core.policy import API_VERSION, KIND
-from controller.deploy.client import DEPLOYMENTS, Object, Resource
+from controller.deploy.objects import DEPLOYMENTS, Object, Resource
 from controller.deploy.status import camel
 
 EVENTS: Final = Resource("events.k8s.io/v1", "events", "Event")

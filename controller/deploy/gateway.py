@@ -34,11 +34,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from controller.deploy.carrying import ObjectRouter, Standing
-from controller.deploy.client import Connection, Resource
+from controller.deploy.carrying import ObjectRouter
+from controller.deploy.client import Connection
 from controller.deploy.found import Key
 from controller.deploy.keeping import Kept
+from controller.deploy.objects import Resource
 from controller.deploy.routes import patch, standing, wanted
+from controller.deploy.target import Standing
 from controller.router.snapshot import RoutedModel
 
 HTTP_ROUTES: Final = Resource("gateway.networking.k8s.io/v1", "httproutes", "HTTPRoute")

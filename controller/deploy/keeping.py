@@ -15,16 +15,10 @@ from typing import Final
 
 import structlog
 
-from controller.deploy.client import (
-    Change,
-    Connection,
-    FieldConflict,
-    NotFound,
-    Object,
-    Resource,
-    Stale,
-)
+from controller.deploy.client import Connection
+from controller.deploy.faults import FieldConflict, NotFound, Stale
 from controller.deploy.found import Key, key_of
+from controller.deploy.objects import Change, Object, Resource
 from controller.deploy.plan import Patch
 from controller.deploy.watching import Feed, Watcher
 from controller.errors import BackendError, Retryable

@@ -1,6 +1,6 @@
 """Models that KServe serves: the split, the orders and the arms, all by one InferenceService.
 
-`inference.py` says which states KServe knows and what our wishes mean in them. Here they are
+`inference` says which states KServe knows and what our wishes mean in them. Here they are
 written: by server-side apply, as everywhere, one writer at a time, since a split and an order may
 come at once and an apply names all fields that we own.
 
@@ -25,8 +25,9 @@ from typing import Final, assert_never
 from controller.core.model import PointService, Scale, SetRole, Version
 from controller.core.policy import Policy
 from controller.core.policy.deploy import Deploy
-from controller.deploy.carrying import ObjectRouter, Standing
-from controller.deploy.client import Connection, NotFound, Object, Resource
+from controller.deploy.carrying import ObjectRouter
+from controller.deploy.client import Connection
+from controller.deploy.faults import NotFound
 from controller.deploy.found import Key, out_of_sight
 from controller.deploy.inference import (
     arms,
@@ -38,8 +39,9 @@ from controller.deploy.inference import (
     standing,
 )
 from controller.deploy.keeping import Kept
+from controller.deploy.objects import Object, Resource
 from controller.deploy.plan import Patch
-from controller.deploy.target import FoundArm, Order
+from controller.deploy.target import FoundArm, Order, Standing
 from controller.errors import Permanent
 from controller.router.snapshot import RoutedModel
 

@@ -20,17 +20,9 @@ from typing import assert_never
 
 from controller.core.model import ArmRole, PointService, Scale, SetRole
 from controller.core.policy.deploy import KubernetesTarget
-from controller.deploy.client import (
-    AUTOSCALERS,
-    DEPLOYMENTS,
-    SERVICES,
-    Connection,
-    FieldConflict,
-    NotFound,
-    Object,
-    Resource,
-    Stale,
-)
+from controller.deploy.client import Connection
+from controller.deploy.faults import FieldConflict, NotFound, Stale
+from controller.deploy.objects import AUTOSCALERS, DEPLOYMENTS, SERVICES, Object, Resource
 from controller.deploy.plan import Patch, give_back, label, point, scale
 from controller.deploy.target import Order
 from controller.deploy.words import selector, written

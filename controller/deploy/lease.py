@@ -30,7 +30,9 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
-from controller.deploy.client import Connection, Exists, NotFound, Object, Resource, Stale
+from controller.deploy.client import Connection
+from controller.deploy.faults import Exists, NotFound, Stale
+from controller.deploy.objects import Object, Resource
 from controller.errors import BackendError
 
 Clock: TypeAlias = Callable[[], float]

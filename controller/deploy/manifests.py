@@ -23,7 +23,7 @@ import yaml
 from controller.core.model import Json
 from controller.core.policy import API_VERSION, KIND, Policy, parse, validated
 from controller.core.policy.crd import as_meant
-from controller.deploy.client import Object
+from controller.deploy.objects import Object
 from controller.errors import PolicyError
 
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"

@@ -1,10 +1,6 @@
-"""What follows from what was found: events for the log, and patches for the API server. Pure.
+"""What makes an object as it is wanted: patches for the API server. Pure.
 
-News. The log is told of an arm when its counts, its limit or its state differ from what it was
-told last; never of pods that come and go behind equal counts. A version that is new becomes a
-`version` event first, because a capacity of an arm that nobody knows means nothing.
-
-Patches. A field of an object belongs to whoever wrote it last. The rules, for every field that
+A field of an object belongs to whoever wrote it last. The rules, for every field that
 Understudy wants to have a value:
 
     it has that value already              nothing is done, whoever owns it
@@ -21,19 +17,14 @@ taken over, its resourceVersion, so that nothing is taken that nobody looked at.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from controller.core.model import Role, Version
-from controller.deploy.client import MANAGER, Object
-from controller.deploy.target import FoundArm
+from controller.deploy.fields import Field, is_us, named, owners, value
+from controller.deploy.objects import Object
 from controller.deploy.words import FIELDS, MIN_REPLICAS, MODEL, ROLE, VERSION
-from controller.errors import Conflict, EventError
-from controller.stream.codec import capacity_line, version_line
-
-Field: TypeAlias = tuple[str, ...]
-"""The way to a field, from the root of an object."""
+from controller.errors import Conflict
 
 REPLICAS: Final[Field] = ("spec", "replicas")
 MINIMUM: Final[Field] = ("spec", "minReplicas")
@@ -48,93 +39,6 @@ _OURS: Final = {
     "Service": (SELECTOR, FIELDS_NOTE),
 }
 """The fields that we may come to own, by kind."""
-
-_OVER: Final = frozenset({"rejected", "retained", "retired"})
-"""Roles of arms that have had their turn: found again by a new log, they are no candidates."""
-
-
-# --- news ---------------------------------------------------------------------------------------
-
-
-def news(  # noqa: PLR0913, PLR0917 - two worlds, and whose they are
-    model: str,
-    before: Mapping[str, FoundArm],
-    found: Mapping[str, FoundArm],
-    versions: Collection[str],
-    champion: str,
-    now: float,
-) -> list[bytes]:
-    """The lines that the model's log lacks.
-
-    before    what the log says of each arm's capacity
-    found     what the cluster has
-    versions  those that the log knows
-    now       epoch seconds
-    """
-    lines = []
-    for name in sorted(found):
-        arm = found[name]
-        if name not in versions:
-            if arm.state != "known" or (arm.role in _OVER and name != champion):
-                continue
-            lines.append(_introduction(model, arm, champion, now))
-        told = before.get(name)
-        if (tell := _told(told, arm)) is not None:
-            lines.append(
-                capacity_line(
-                    model,
-                    time=now,
-                    arm=name,
-                    state=tell.state,
-                    ready=tell.ready,
-                    replicas=tell.replicas,
-                    limit=tell.limit,
-                )
-            )
-    return lines
-
-
-def _told(before: FoundArm | None, found: FoundArm) -> FoundArm | None:
-    """What is to be told of an arm; None: nothing new.
-
-    An arm that was never there is not gone: it has no replicas yet. While nothing is known, the
-    last numbers stand.
-    """
-    if found.state == "gone" and (before is None or _was_never_there(before)):
-        found = FoundArm(found.version, "known", 0, 0)
-    elif found.state == "unknown" and before is not None:
-        state = "gone" if before.state == "gone" else found.state
-        found = replace(before, state=state)
-    if before is not None and _capacity(before) == _capacity(found):
-        return None
-    return found
-
-
-def _was_never_there(before: FoundArm) -> bool:
-    return before.state != "gone" and before.replicas == 0 and before.ready == 0
-
-
-def _capacity(arm: FoundArm) -> tuple[str, int, int, int | None]:
-    return arm.state, arm.ready, arm.replicas, arm.limit
-
-
-def _introduction(model: str, arm: FoundArm, champion: str, now: float) -> bytes:
-    """The version event of an arm; without what somebody wrote that no event may hold."""
-    role = Role.CHAMPION if arm.version == champion else Role.CANDIDATE
-    full = Version(
-        name=arm.version,
-        parent=arm.parent,
-        trained_at=arm.trained_at,
-        metrics=arm.metrics,
-        uri=arm.uri,
-    )
-    try:
-        return version_line(model, time=now, version=full, role=role)
-    except EventError:
-        return version_line(model, time=now, version=Version(arm.version), role=role)
-
-
-# --- patches ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +141,6 @@ def _takes(found: Object, field: Field, wanted: object) -> bool:
     return bool(others)
 
 
-def is_us(owner: Object) -> bool:
-    """Whether an entry of managedFields is ours."""
-    return owner.get("manager") == MANAGER and owner.get("operation") == "Apply"
-
-
 def _is_former_scaler(owner: Object) -> bool:
     """An autoscaler that wrote replicas; where it still exists, they are not ours to write."""
     return owner.get("manager") == "kube-controller-manager" and owner.get("subresource") == "scale"
@@ -275,22 +174,6 @@ def _shown(value_: object) -> str:
     return "not set" if value_ is None else str(value_)
 
 
-def named(found: Object) -> str:
-    """An object for people."""
-    meta = found["metadata"]
-    return f"{found['kind']} {meta['namespace']}/{meta['name']}"
-
-
-def value(found: Object, field: Field) -> Any:
-    """The value of a field; None where it is not set."""
-    here: Any = found
-    for name in field:
-        if not isinstance(here, dict) or name not in here:
-            return None
-        here = here[name]
-    return here
-
-
 def _put(body: Object, field: Field, v: object) -> None:
     here = body
     for name in field[:-1]:
@@ -301,18 +184,6 @@ def _put(body: Object, field: Field, v: object) -> None:
 def _head(found: Object) -> Object:
     meta = {name: found["metadata"][name] for name in ("name", "namespace", "uid")}
     return {"apiVersion": found["apiVersion"], "kind": found["kind"], "metadata": meta}
-
-
-def owners(found: Object, field: Field) -> Iterator[Object]:
-    """Entries of managedFields that name the field."""
-    for entry in found["metadata"].get("managedFields") or []:
-        here: Any = entry.get("fieldsV1") or {}
-        for name in field:
-            here = here.get(f"f:{name}")
-            if here is None:
-                break
-        else:
-            yield entry
 
 
 def _owned(found: Object) -> set[Field]:

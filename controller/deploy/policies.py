@@ -22,43 +22,36 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 import structlog
 
 from controller.core.model import Json
 from controller.core.policy import API_VERSION, KIND, Policy, digest, parse
 from controller.core.policy.crd import PLURAL
-from controller.deploy.client import Change, Connection, Object, Resource
-from controller.deploy.events import Reference, policy_reference
-from controller.deploy.manifests import LAST_APPLIED, policy_of, source, text_of
+from controller.deploy.client import Connection
+from controller.deploy.events import Reference
+from controller.deploy.found import Key, key_of
+from controller.deploy.held import (
+    DUPLICATE_MODEL,
+    DUPLICATE_ROUTE,
+    AppliedPolicy,
+    Claim,
+    Held,
+    claims_of,
+    read,
+    second,
+    with_before,
+)
+from controller.deploy.manifests import LAST_APPLIED, source
+from controller.deploy.objects import Change, Object, Resource
 from controller.deploy.status import VALID, Validity
 from controller.deploy.watching import Feed, Watcher
 from controller.errors import PolicyError
 
 POLICIES: Final = Resource(API_VERSION, PLURAL, KIND)
 
-Key: TypeAlias = tuple[str, str]
-"""Namespace and name of an object."""
-
-Claim: TypeAlias = tuple[str, str]
-"""What only one policy can have: ("model", its name) or ("prefix", its route's)."""
-
-INVALID: Final = "Invalid"
-DUPLICATE_MODEL: Final = "DuplicateModel"
-DUPLICATE_ROUTE: Final = "DuplicateRoute"
-
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class AppliedPolicy:
-    """A policy that is in force, and the document that it was read from."""
-
-    policy: Policy
-    document: str
-    reference: Reference
 
 
 class Listener(Protocol):
@@ -91,29 +84,6 @@ class Listener(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Held:
-    """One object. `document`, `policy` are None where the text cannot be used."""
-
-    key: Key
-    seen: tuple[object, ...]
-    reference: Reference
-    created: str
-    was_valid: bool
-    status: dict[str, Json]
-    policy: Policy | None = None
-    document: str | None = None
-    fault: Validity | None = None
-    in_force: AppliedPolicy | None = None
-    told: tuple[Validity, int] | None = None
-    claims: frozenset[Claim] = frozenset()
-
-    @property
-    def said(self) -> Validity | None:
-        """What was said of it last."""
-        return self.told[0] if self.told is not None else None
-
-
 class ClusterPolicies:
     """Watches RolloutPolicy objects in some namespaces (an empty sequence: in all).
 
@@ -133,7 +103,7 @@ class ClusterPolicies:
         self._listener = listener
         self._remembered = remembered
         self._lock = threading.RLock()
-        self._objects: dict[Key, _Held] = {}
+        self._objects: dict[Key, Held] = {}
         self._owners: dict[Claim, Key] = {}
         self._watchers = [
             Watcher(connection, Feed(POLICIES, namespace), self, clock)
@@ -192,7 +162,7 @@ class ClusterPolicies:
     def replaced(self, feed: Feed, items: list[Object]) -> None:
         """All objects that there are."""
         with self._lock:
-            present = {_key(item) for item in items}
+            present = {key_of(item) for item in items}
             for key in list(self._objects):
                 if key not in present and feed.namespace in (None, key[0]):
                     self._drop(key)
@@ -203,20 +173,20 @@ class ClusterPolicies:
         """One object."""
         with self._lock:
             if change.type == "DELETED":
-                self._drop(_key(change.object))
+                self._drop(key_of(change.object))
                 self._settle(())
             elif (held := self._put(change.object)) is not None:
                 self._settle((held.key,))
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _put(self, found: Object) -> _Held | None:
+    def _put(self, found: Object) -> Held | None:
         """Keep an object; None when nothing of it that matters has changed.
 
         Writing its status is a change, too: most of what a watch tells is our own echo.
         """
         meta = found["metadata"]
-        key = _key(found)
+        key = key_of(found)
         note = (meta.get("annotations") or {}).get(LAST_APPLIED)
         seen = (meta["uid"], meta["generation"], hash(note))
         old = self._objects.get(key)
@@ -225,7 +195,7 @@ class ClusterPolicies:
         if old is not None and old.reference.uid != meta["uid"]:
             self._drop(key)  # deleted and made anew while nobody watched
             old = None
-        held = _read(found, seen)
+        held = read(found, seen)
         if old is not None:
             held.in_force, held.claims, held.told = old.in_force, old.claims, old.told
             held.was_valid = old.was_valid
@@ -239,7 +209,7 @@ class ClusterPolicies:
         self._release(held)
         self._listener.forgotten(held.reference)
 
-    def _release(self, held: _Held) -> None:
+    def _release(self, held: Held) -> None:
         for claim in held.claims:
             del self._owners[claim]
         held.claims = frozenset()
@@ -267,25 +237,25 @@ class ClusterPolicies:
         held = self._objects[key]
         return (held.in_force is None, not held.was_valid, held.created, key)
 
-    def _judge(self, held: _Held) -> None:
+    def _judge(self, held: Held) -> None:
         if held.policy is None or held.document is None:
             self._keep_the_one_before(held)
             return
-        rival = self._rival(held.key, _claims(held.policy))
+        rival = self._rival(held.key, claims_of(held.policy))
         if rival is not None:
-            fault = _second(*rival)
-            self._say(held, _with_before(fault, held.in_force))
+            fault = second(*rival)
+            self._say(held, with_before(fault, held.in_force))
             return
         self._enforce(held, held.policy, held.document)
         self._say(held, VALID)
 
-    def _keep_the_one_before(self, held: _Held) -> None:
+    def _keep_the_one_before(self, held: Held) -> None:
         assert held.fault is not None
         if held.in_force is None:
             self._recall(held)
-        self._say(held, _with_before(held.fault, held.in_force))
+        self._say(held, with_before(held.fault, held.in_force))
 
-    def _recall(self, held: _Held) -> None:
+    def _recall(self, held: Held) -> None:
         """Go on with what an earlier process had in force."""
         document = self._remembered(held.key[1])
         if document is None:
@@ -295,7 +265,7 @@ class ClusterPolicies:
         except PolicyError as exc:
             log.warning("policy of before cannot be used", model=held.key[1], reason=str(exc))
             return
-        if policy.model == held.key[1] and self._rival(held.key, _claims(policy)) is None:
+        if policy.model == held.key[1] and self._rival(held.key, claims_of(policy)) is None:
             self._enforce(held, policy, document)
 
     def _rival(self, key: Key, claims: frozenset[Claim]) -> tuple[Claim, Key] | None:
@@ -305,8 +275,8 @@ class ClusterPolicies:
                 return claim, owner
         return None
 
-    def _enforce(self, held: _Held, policy: Policy, document: str) -> None:
-        claims = _claims(policy)
+    def _enforce(self, held: Held, policy: Policy, document: str) -> None:
+        claims = claims_of(policy)
         for claim in held.claims - claims:
             del self._owners[claim]
         for claim in claims:
@@ -317,7 +287,7 @@ class ClusterPolicies:
         if before is None or digest(before.policy) != digest(policy):
             self._listener.applied(held.in_force)
 
-    def _say(self, held: _Held, validity: Validity) -> None:
+    def _say(self, held: Held, validity: Validity) -> None:
         held.was_valid = validity.is_valid
         said = (validity, held.reference.generation)
         if held.told != said:
@@ -325,56 +295,3 @@ class ClusterPolicies:
             is_in_force = held.in_force is not None
             self._listener.judged(held.reference, validity, held.status, is_in_force=is_in_force)
             held.status = {}  # whoever listens has it; a thousand of them are megabytes
-
-
-def _key(found: Object) -> Key:
-    return found["metadata"]["namespace"], found["metadata"]["name"]
-
-
-def _claims(policy: Policy) -> frozenset[Claim]:
-    return frozenset({("model", policy.model), ("prefix", policy.spec.route.prefix)})
-
-
-def _read(found: Object, seen: tuple[object, ...]) -> _Held:
-    meta = found["metadata"]
-    key = _key(found)
-    status = found.get("status") or {}
-    held = _Held(
-        key=key,
-        seen=seen,
-        reference=policy_reference(*key, str(meta["uid"]), int(meta["generation"])),
-        created=str(meta["creationTimestamp"]),
-        was_valid=_was_valid(status),
-        status=status,
-    )
-    try:
-        held.policy, held.document = policy_of(found), text_of(found)
-    except PolicyError as exc:
-        said = "; ".join(problem.sentence() for problem in exc.problems)
-        held.fault = Validity(is_valid=False, reason=INVALID, message=said)
-    return held
-
-
-def _was_valid(status: Object) -> bool:
-    """Whether the object's policy was in force, by what its status says."""
-    return any(
-        row.get("type") == "Valid" and row.get("status") == "True"
-        for row in status.get("conditions") or []
-    )
-
-
-def _second(claim: Claim, owner: Key) -> Validity:
-    what, value = claim
-    if what == "model":
-        text = f"metadata.name: the model {value} is that of {source(*owner)} already"
-        return Validity(is_valid=False, reason=DUPLICATE_MODEL, message=text)
-    text = f"spec.route.prefix: {value} is that of {source(*owner)} already"
-    return Validity(is_valid=False, reason=DUPLICATE_ROUTE, message=text)
-
-
-def _with_before(fault: Validity, in_force: AppliedPolicy | None) -> Validity:
-    """The same, with what goes on meanwhile."""
-    kept = "no policy of this object is in force"
-    if in_force is not None:
-        kept = "the policy of before stays in force"
-    return replace(fault, message=f"{fault.message}; {kept}")

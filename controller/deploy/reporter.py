@@ -20,8 +20,10 @@ from typing import Final
 import structlog
 
 from controller.core.model import Json
-from controller.deploy.client import Connection, Exists, NotFound, Object, Stale
+from controller.deploy.client import Connection
 from controller.deploy.events import EVENTS, Reference
+from controller.deploy.faults import Exists, NotFound, Stale
+from controller.deploy.objects import Object
 from controller.deploy.policies import POLICIES
 from controller.deploy.status import Told
 from controller.errors import BackendError, Retryable

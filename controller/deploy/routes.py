@@ -26,11 +26,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from controller.core.model import Split, weights_sentence
-from controller.deploy.carrying import Standing
 from controller.deploy.claims import dotted, head, takes, writers
-from controller.deploy.client import Object
+from controller.deploy.fields import Field, named, value
 from controller.deploy.found import Key
-from controller.deploy.plan import Field, Patch, named, value
+from controller.deploy.objects import Object
+from controller.deploy.plan import Patch
+from controller.deploy.target import Standing
 from controller.deploy.words import FIELDS, service_name
 from controller.errors import Permanent
 from controller.router.snapshot import RoutedModel

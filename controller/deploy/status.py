@@ -23,10 +23,10 @@ from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 from controller.core.decide.phases import ACTIVE, RESTING
-from controller.core.model import BASIS, ArmReport, Json, Lift, Phase, Report
+from controller.core.model import BASIS, ArmReport, Json, Lift, Phase, Report, worries
 from controller.core.policy import Policy
 from controller.core.sentences import change, ends
-from controller.deploy.client import Object
+from controller.deploy.objects import Object
 
 ConditionStatus: TypeAlias = Literal["True", "False", "Unknown"]
 
@@ -35,8 +35,6 @@ _LONGEST_MESSAGE: Final = 4_096
 _MOST_ARMS: Final = 100
 _WAITING: Final = frozenset({"capacity"})
 """Causes for which a stage that runs cannot go on by itself."""
-_TROUBLES: Final = ("trouble", "carrier", "conflict", "deploy", "cluster", "notify")
-"""What of a report's health is a sentence about something that does not work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +233,9 @@ def _progressing(report: Report) -> _Condition:
 def _healthy(report: Report, conflict: str | None) -> _Condition:
     if conflict is not None:
         return _Condition("Healthy", "False", "Conflict", conflict)
-    health = report.health
-    for name in _TROUBLES:
-        if health.get(name):
-            return _Condition("Healthy", "False", camel(name), str(health[name]))
-    if health.get("sample_ratio") == "mismatch":
-        text = "the arms did not get the traffic that the splits say: sample-ratio mismatch"
-        return _Condition("Healthy", "False", "SampleRatioMismatch", text)
+    for worry in worries(report.health):
+        if worry.is_wrong:
+            return _Condition("Healthy", "False", camel(worry.name), worry.sentence)
     if report.phase is Phase.HOLDING:
         return _Condition("Healthy", "False", "Holding", report.reason)
     return _Condition("Healthy", "True", "AsExpected", "nothing needs a human")

@@ -2,8 +2,9 @@
 
 An `Order` is one effect of a decision, with all that a target may need to know. A `Target` carries
 it out and reads back what came of it; the same order again changes nothing. What a `Discovery`
-finds is compared with what was known and becomes events of the log (`plan.news`), so that a
-decision that depended on the cluster can be derived again without one.
+finds is compared with what was known and becomes events of the log (`news`), so that a
+decision that depended on the cluster can be derived again without one. Where an object carries the
+split, `Standing` says what has become of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,23 @@ from controller.core.policy import Policy
 
 Found: TypeAlias = Literal["known", "unknown", "gone"]
 """known: seen; unknown: the API server cannot be reached; gone: its Deployment was deleted."""
+
+
+State: TypeAlias = Literal["in force", "waiting", "refused", "changed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a wanted split stands.
+
+    in force  the object says so and so does its controller
+    waiting   nobody has said so yet
+    refused   the controller says no
+    changed   the object does not say what was written
+    """
+
+    state: State
+    sentence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,10 @@ from typing import Protocol
 
 import structlog
 
-from controller.deploy.client import Change, Connection, Gone, Object, Resource, Watching
+from controller.deploy.client import Connection
+from controller.deploy.faults import Gone
+from controller.deploy.objects import Change, Object, Resource
+from controller.deploy.open_watch import Watching
 from controller.errors import BackendError
 
 FIRST_S, LONGEST_S = 0.2, 2.0

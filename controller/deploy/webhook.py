@@ -28,16 +28,11 @@ import msgspec
 
 from controller.core.model import ArmRole, PointService, Scale, SetRole
 from controller.core.policy.deploy import KubernetesTarget
-from controller.deploy.client import (
-    AUTOSCALERS,
-    DEPLOYMENTS,
-    SERVICES,
-    Connection,
-    NotFound,
-    Object,
-    Resource,
-)
-from controller.deploy.plan import MINIMUM, REPLICAS, ROLE_LABEL, SELECTOR, value
+from controller.deploy.client import Connection
+from controller.deploy.faults import NotFound
+from controller.deploy.fields import value
+from controller.deploy.objects import AUTOSCALERS, DEPLOYMENTS, SERVICES, Object, Resource
+from controller.deploy.plan import MINIMUM, REPLICAS, ROLE_LABEL, SELECTOR
 from controller.deploy.target import Order
 from controller.deploy.words import ROLE, selector, written
 from controller.errors import Permanent, Retryable

@@ -6,6 +6,9 @@ import hashlib
 import re
 from typing import Final
 
+MANAGER: Final = "understudy"
+"""Our field manager."""
+
 MODEL: Final = "understudy.dev/model"
 VERSION: Final = "understudy.dev/version"
 ROLE: Final = "understudy.dev/role"

@@ -8,7 +8,8 @@ in the middle.
 PostgreSQL (tested with 15) writes at READ COMMITTED, whatever its own default is: after waiting for
 a lock, the next statement must see what the other left (see `terms`). It reads at REPEATABLE READ.
 A session that sits in the middle of a transaction is ended by the server in seconds: behind it may
-be a controller that was suspended, and another one waits.
+be a controller that was suspended, and another one waits. Its address may name several hosts, of
+which the one that can be written to is used: a primary and the standbys that may take over.
 
 All above this module is the same for both.
 
@@ -19,16 +20,21 @@ code is refused, since writing to it could damage it.
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, exc, func, select
+from sqlalchemy import Connection, Engine, Table, create_engine, event, exc, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
@@ -51,6 +57,7 @@ _POSTGRESQL: dict[str, int] = {
 }
 """A server that vanished without a word is noticed in seconds."""
 
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 _EXPECTED = "sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE"
 
@@ -78,12 +85,7 @@ def open_engine(url: str) -> Engine:
         Permanent: it is damaged, newer than this code, or the URL names nothing durable.
     """
     parsed = _parse(url)
-    engine = _engine(parsed)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    else:
-        event.listen(engine, "connect", _prepare_postgresql)
+    engine = bare_engine(url)
     try:
         with mapped_errors(), writing(engine) as connection:
             _upgrade(connection, _known_as(parsed))
@@ -91,6 +93,40 @@ def open_engine(url: str) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def bare_engine(url: str) -> Engine:
+    """An engine whose database is as it is: not looked at, and not brought up to date.
+
+    Raises:
+        Permanent: the URL names nothing durable, or there is no driver for it.
+    """
+    engine = _engine(_parse(url))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The revisions of a database: those that it has, the newest, and all that are known."""
+
+    found: frozenset[str]
+    head: str | None
+    known: frozenset[str]
+
+
+def schema_of(connection: Connection) -> Schema:
+    """Which revision the database is of; it has none before its tables are made."""
+    script = ScriptDirectory.from_config(alembic_config(connection))
+    return Schema(
+        found=frozenset(MigrationContext.configure(connection).get_current_heads()),
+        head=script.get_current_head(),
+        known=frozenset(revision.revision for revision in script.walk_revisions()),
+    )
 
 
 @contextmanager
@@ -149,8 +185,8 @@ def alembic_config(connection: Connection) -> Config:
 
 def _parse(url: str) -> URL:
     try:
-        parsed = make_url(url)
-    except exc.ArgumentError as error:
+        parsed = make_url(_with_hosts_apart(url))
+    except (exc.ArgumentError, ValueError) as error:
         # The address stays out of the message: it may hold a password.
         raise Permanent(f"ledger: found no database URL, expected {_EXPECTED}") from error
     if parsed.drivername == "postgresql":
@@ -162,6 +198,24 @@ def _parse(url: str) -> URL:
     if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
         raise Permanent(f"the ledger must be durable; {url!r} names a database in memory")
     return parsed
+
+
+def _with_hosts_apart(url: str) -> str:
+    """The same address, in SQLAlchemy's words where it has several hosts, as libpq may write it.
+
+    Of several, one that can be written to is wanted: a standby takes over, or has. Raises
+    `ValueError` where a host is none.
+    """
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts or not parts.scheme.startswith("postgresql"):
+        return url
+    if not all(_HOST.fullmatch(host) for host in hosts.split(",")):
+        raise ValueError(hosts)
+    query = [*(("host", host) for host in hosts.split(",")), *parse_qsl(parts.query)]
+    if not any(name == "target_session_attrs" for name, _ in query):
+        query.append(("target_session_attrs", "read-write"))
+    return f"{parts.scheme}://{login}{at}{parts.path}?{urlencode(query, safe=':[]')}"
 
 
 def _engine(url: URL) -> Engine:
@@ -185,20 +239,16 @@ def _known_as(url: URL) -> str:
 def _upgrade(connection: Connection, name: str) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-    config = alembic_config(connection)
-    script = ScriptDirectory.from_config(config)
-    head = script.get_current_head()
-    known = {revision.revision for revision in script.walk_revisions()}
-    found = set(MigrationContext.configure(connection).get_current_heads())
-    if found == {head}:
+    schema = schema_of(connection)
+    if schema.found == {schema.head}:
         return
-    if unknown := found - known:
+    if unknown := schema.found - schema.known:
         raise Permanent(
             f"the ledger {name} was written by a newer Understudy: its schema is "
-            f"{', '.join(sorted(unknown))}, this version knows up to {head}. "
+            f"{', '.join(sorted(unknown))}, this version knows up to {schema.head}. "
             "Run that version, or restore a ledger from before the upgrade."
         )
-    command.upgrade(config, "head")
+    command.upgrade(alembic_config(connection), "head")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -225,3 +275,10 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _is_disconnected(error: Exception) -> bool:
     return isinstance(error, exc.DBAPIError) and error.connection_invalidated
+
+
+def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert the rows that are not there yet: the one statement that the dialects spell apart."""
+    if rows:
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)

@@ -94,7 +94,43 @@ snapshots = Table(
     Column("state", LargeBinary, nullable=False, doc="see ledger.codec"),
     Column("code_version", Text, nullable=False),
     Column("time", Double, nullable=False, doc="when it was written, epoch seconds"),
-    info={"doc": "The newest states of each model: shortcuts, never the truth"},
+    Column("clock", Double, doc="event time of the state; null: not known"),
+    Column("needs", BigInteger, doc="oldest event that a fold from here may ask for"),
+    Column("digest", String(64), doc="SHA-256 of the event before the offset"),
+    Column("parts", LargeBinary, doc="digests of the parts that it names; null: none"),
+    info={"doc": "States of each model: the newest, and older ones for `ledger.limits`"},
+)
+
+beginnings = Table(
+    "beginnings",
+    metadata,
+    _model(),
+    Column("base", BigInteger, nullable=False, doc="offset of the oldest snapshot, once trimmed"),
+    Column("needs", BigInteger, nullable=False, doc="events of the log before it may go"),
+    Column("decision", BigInteger, nullable=False, doc="number of the first decision kept"),
+    Column("previous_hash", String(64), nullable=False, doc="of the decision before that one"),
+    Column("letters", BigInteger, nullable=False, doc="dead letters at older offsets were dropped"),
+    Column("letters_folded", BigInteger, nullable=False, doc="their log was folded up to here"),
+    info={"doc": "Where what is kept of a model begins; see ledger.limits"},
+)
+
+dropped = Table(
+    "dropped",
+    metadata,
+    Column("source", Text, primary_key=True, doc="dead_letters or intake_rejections"),
+    Column("model", Text, primary_key=True, doc="the model's name; empty for intake_rejections"),
+    Column("reason", Text, primary_key=True, doc="the word under which they are counted"),
+    Column("count", BigInteger, nullable=False),
+    info={"doc": "How many refused events were dropped, because only the newest are kept"},
+)
+
+snapshot_parts = Table(
+    "snapshot_parts",
+    metadata,
+    _model(),
+    Column("digest", LargeBinary, primary_key=True, doc="of the content; see ledger.parts"),
+    Column("body", LargeBinary, nullable=False),
+    info={"doc": "Pieces of large columns that kept snapshots name, each once"},
 )
 
 policies = Table(
@@ -128,6 +164,19 @@ terms = Table(
     Column("holder", Text, nullable=False, doc="the controller that leads, or led, in it"),
     Column("began", Double, nullable=False, doc="epoch seconds"),
     info={"doc": "Who may write: the newest; see ledger.terms. Row 0 is nobody's: a lock"},
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("log", Text, primary_key=True, doc="of the partition; or the worker's name"),
+    Column("model", Text, nullable=False, doc="empty in the row of a worker"),
+    Column("number", Integer, nullable=False, doc="of the partition"),
+    Column("is_routed", Integer, nullable=False, doc="1: events go there, 0: not any more"),
+    Column("slots", Integer, nullable=False, doc="how many partitions the worker may hold"),
+    Column("holder", Text, nullable=False, doc="the worker that folds it; empty: none"),
+    Column("until", Double, nullable=False, doc="by the database's clock, epoch seconds"),
+    info={"doc": "Logs of partitions, and who folds them; see ledger.leases"},
 )
 
 intake_rejections = Table(

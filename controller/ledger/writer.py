@@ -1,20 +1,30 @@
-"""What the ledger writes, inside a transaction that its caller opened.
+"""What the ledger writes but snapshots, inside a transaction that its caller opened.
 
-Every function leaves the tables as they are, or as they should be; none commits. `insert … on
-conflict do nothing` is the one statement that the dialects spell apart.
+Every function leaves the tables as they are, or as they should be; none commits.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from controller.core.model import Decision, Effect, Rejected
 from controller.errors import InvariantError
+from controller.ledger import limits
+from controller.ledger.database import insert_new
 from controller.ledger.rows import (
     GENESIS,
     TEXT_LIMIT,
@@ -33,8 +43,6 @@ from controller.ledger.tables import (
     policies,
     snapshots,
 )
-
-_SNAPSHOTS_KEPT = 2
 
 
 class ChainEnd(NamedTuple):
@@ -67,13 +75,14 @@ def append_decisions(pen: Pen, written: Sequence[tuple[Decision, Sequence[Effect
     Raises:
         InvariantError: one differs, is out of turn, or belongs to another model.
     """
-    _insert_new(pen.connection, chains, [{"model": pen.model, "number": 0, "hash": GENESIS}])
+    insert_new(pen.connection, chains, [{"model": pen.model, "number": 0, "hash": GENESIS}])
     end = started = chain_end(pen.connection, pen.model, lock=True)
     for decision, wanted in written:
         if decision.model != pen.model:
             raise InvariantError(f"a decision on {decision.model} in a commit for {pen.model}")
         if decision.number <= end.number:
-            _require_same(pen, decision, wanted)
+            if decision.number >= limits.beginning(pen.connection, pen.model).decision:
+                _require_same(pen, decision, wanted)
         else:
             end = _append(pen, end, decision, wanted)
     if end != started:
@@ -82,8 +91,23 @@ def append_decisions(pen: Pen, written: Sequence[tuple[Decision, Sequence[Effect
         )
 
 
-def keep_dead_letters(pen: Pen, rejected: Sequence[tuple[Rejected, bytes]]) -> None:
-    """Keep events that could not be used; the first word on an offset stands."""
+def keep_dead_letters(
+    pen: Pen, rejected: Sequence[tuple[Rejected, bytes]], folded: int | None
+) -> None:
+    """Keep events that could not be used; the first word on an offset stands.
+
+    Those that are older than what is kept are counted only. `folded` is how far the log was read
+    when they were found: what was found there before is known.
+    """
+    if not rejected:
+        return
+    begun = limits.beginning(pen.connection, pen.model)
+    if folded is not None:
+        if folded <= begun.letters_folded:
+            return
+        limits.begin(pen.connection, pen.model, letters_folded=folded)
+    old = Counter(event.reason.value for event, _ in rejected if event.offset < begun.letters)
+    limits.count(pen.connection, dead_letters, pen.model, old)
     rows = [
         {
             "model": pen.model,
@@ -94,47 +118,9 @@ def keep_dead_letters(pen: Pen, rejected: Sequence[tuple[Rejected, bytes]]) -> N
             "time": pen.now,
         }
         for event, text in rejected
+        if event.offset >= begun.letters
     ]
-    _insert_new(pen.connection, dead_letters, rows)
-
-
-def keep_snapshot(pen: Pen, offset: int, state: bytes) -> None:
-    """Keep a snapshot, and drop all but the newest two.
-
-    Raises:
-        InvariantError: the newest is of a later offset: two controllers write here.
-    """
-    of_model = snapshots.c.model == pen.model
-    newest = pen.connection.scalar(select(func.max(snapshots.c.offset)).where(of_model))
-    if newest is not None and offset < newest:
-        raise InvariantError(
-            f"{pen.model}: a snapshot at offset {offset} after one at {newest}; "
-            "does a second controller write to this ledger?"
-        )
-    pen.connection.execute(delete(snapshots).where(of_model, snapshots.c.offset == offset))
-    pen.connection.execute(
-        insert(snapshots).values(
-            model=pen.model,
-            offset=offset,
-            state=state,
-            code_version=pen.code_version,
-            time=pen.now,
-        )
-    )
-    kept = (
-        select(snapshots.c.offset)
-        .where(of_model)
-        .order_by(snapshots.c.offset.desc())
-        .limit(_SNAPSHOTS_KEPT)
-    )
-    oldest = min(pen.connection.scalars(kept))
-    pen.connection.execute(delete(snapshots).where(of_model, snapshots.c.offset < oldest))
-
-
-def drop_snapshots(connection: Connection, model: str, since: int) -> None:
-    """Forget the snapshots at offset `since` and after it."""
-    old = and_(snapshots.c.model == model, snapshots.c.offset >= since)
-    connection.execute(delete(snapshots).where(old))
+    insert_new(pen.connection, dead_letters, rows)
 
 
 def adopt_policy(pen: Pen, from_offset: int, digest: str, document: str) -> None:
@@ -148,7 +134,7 @@ def adopt_policy(pen: Pen, from_offset: int, digest: str, document: str) -> None
     ).one_or_none()
     if newest is not None and newest.digest == digest:
         return
-    folded = _folded_until(pen)
+    folded = folded_until(pen.connection, pen.model)
     if from_offset < folded or (newest is not None and from_offset < newest.from_offset):
         raise InvariantError(
             f"{pen.model}: a policy from offset {from_offset} on would rewrite history: events "
@@ -199,7 +185,7 @@ def mark_failed(connection: Connection, key: tuple[str, int, int], error: str) -
 
 
 def keep_rejections(
-    connection: Connection, now: float, source: str, refused: Sequence[tuple[str, str, bytes]]
+    connection: Connection, now: float, refused: Sequence[tuple[str, str, str, bytes]]
 ) -> None:
     """Keep events that were refused at the door."""
     rows = [
@@ -210,7 +196,7 @@ def keep_rejections(
             "detail": storable(detail, limit=TEXT_LIMIT),
             "event": storable(text, limit=TEXT_LIMIT),
         }
-        for reason, detail, text in refused
+        for source, reason, detail, text in refused
     ]
     if rows:
         connection.execute(insert(intake_rejections), rows)
@@ -274,13 +260,13 @@ def _stored(pen: Pen, number: int) -> Mapping[str, Any]:
     return dict(row)
 
 
-def _folded_until(pen: Pen) -> int:
+def folded_until(connection: Connection, model: str) -> int:
     """The offset before which every event was folded in, as far as the ledger knows."""
-    decided = pen.connection.scalar(
-        select(func.max(decisions.c.offset)).where(decisions.c.model == pen.model)
+    decided = connection.scalar(
+        select(func.max(decisions.c.offset)).where(decisions.c.model == model)
     )
-    folded = pen.connection.scalar(
-        select(func.max(snapshots.c.offset)).where(snapshots.c.model == pen.model)
+    folded = connection.scalar(
+        select(func.max(snapshots.c.offset)).where(snapshots.c.model == model)
     )
     return max(0 if decided is None else decided + 1, folded or 0)
 
@@ -294,12 +280,3 @@ def _require_effect(connection: Connection, key: tuple[str, int, int]) -> None:
     if connection.execute(select(effects.c.ordinal).where(_is_effect(key))).one_or_none() is None:
         model, number, ordinal = key
         raise InvariantError(f"{model}: decision {number} has no effect {ordinal}")
-
-
-def _insert_new(connection: Connection, table: Table, rows: list[Row]) -> None:
-    if not rows:
-        return
-    if connection.dialect.name == "postgresql":
-        connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
-    else:
-        connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)

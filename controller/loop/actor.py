@@ -12,6 +12,9 @@ A failing effect does not keep the ones behind it waiting: of those on one arm, 
 same kind takes the place of an earlier one (to scale to 0 and then to 5 after an outage would kill
 pods that are wanted), and those on different arms do not depend on each other.
 
+An arm that users may still come to is not scaled down yet (see `reach`): that is no failure, and is
+looked at again as one is.
+
 Nothing here waits for the wheel, and the wheel never waits for it.
 """
 
@@ -28,6 +31,7 @@ from controller.core.policy import Policy
 from controller.deploy.target import Order, Target
 from controller.errors import Conflict, Permanent, Retryable, UnderstudyError
 from controller.ledger import Ledger, PendingEffect
+from controller.loop.reach import Kept
 
 FIRST_S, LONGEST_S = 1.0, 30.0
 """Between attempts."""
@@ -62,6 +66,7 @@ class Actor:
     worried     called when what is wrong came or went
     conflicted  called with an arm and a sentence when another writer owns what would be changed for
                 it, and with None when nothing is owned by others any more; in a thread
+    keeps       says why an arm that is to be scaled down must go on running; in a thread
     """
 
     def __init__(
@@ -71,14 +76,17 @@ class Actor:
         *,
         worried: Callable[[], None],
         conflicted: Callable[[Policy, str, str | None], None],
+        keeps: Callable[[Policy, str], Kept | None],
     ) -> None:
         self._ledger = ledger
         self._target_of = target_of
         self._worried = worried
         self._conflicted = conflicted
+        self._keeps = keeps
         self._works: dict[str, _Work] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
         self.troubles: dict[str, str] = {}
+        self.kept: dict[str, Kept] = {}
 
     def wake(self, model: str, standing: Standing) -> None:
         """There may be effects to carry out for this model."""
@@ -101,9 +109,9 @@ class Actor:
         while work.awake.is_set():
             work.awake.clear()
             async with self._slots:
-                trouble = await asyncio.to_thread(self._round, model, work.standing)
-            self._say(model, trouble)
-            if trouble is None:
+                trouble, kept = await asyncio.to_thread(self._round, model, work.standing)
+            self._say(model, trouble, kept)
+            if trouble is None and kept is None:
                 pause_s = FIRST_S
                 continue
             try:
@@ -113,23 +121,32 @@ class Actor:
                 pause_s = min(2 * pause_s, LONGEST_S)
             work.awake.set()
 
-    def _round(self, model: str, standing: Standing) -> str | None:
-        """Carry out each open effect once; what went wrong, if anything did."""
-        trouble, conflict = None, None
+    def _round(self, model: str, standing: Standing) -> tuple[str | None, Kept | None]:
+        """Carry out each open effect once; what went wrong, and what is not to be done yet."""
+        trouble, conflict, kept = None, None, None
         try:
             for pending in self._open(model):
                 try:
+                    if (why := self._kept(standing, pending.effect)) is not None:
+                        kept = why
+                        continue
                     self._carry_out(model, standing, pending)
                 except UnderstudyError as exc:
                     trouble = self._failed(model, pending, exc)
                     conflict = (pending, trouble) if isinstance(exc, Conflict) else conflict
         except UnderstudyError as exc:
-            return f"{type(exc).__name__}: {exc}"
+            return f"{type(exc).__name__}: {exc}", kept
         if conflict is not None:
             self._conflicted(standing.policy, _arm(conflict[0].effect), conflict[1])
         else:
             self._conflicted(standing.policy, standing.champion, None)
-        return trouble
+        return trouble, kept
+
+    def _kept(self, standing: Standing, effect: Effect) -> Kept | None:
+        """Why an arm must not be scaled down yet."""
+        if isinstance(effect, Scale) and effect.replicas == 0:
+            return self._keeps(standing.policy, effect.arm)
+        return None
 
     def _open(self, model: str) -> Sequence[PendingEffect]:
         """What is left to do, in order; what was overtaken is closed."""
@@ -171,14 +188,17 @@ class Actor:
             log.warning("effect not carried out", model=model, reason=sentence)
         return sentence
 
-    def _say(self, model: str, trouble: str | None) -> None:
-        before = self.troubles.get(model)
-        if trouble is None:
-            self.troubles.pop(model, None)
-        else:
+    def _say(self, model: str, trouble: str | None, kept: Kept | None) -> None:
+        before = self.troubles.pop(model, None), self.kept.pop(model, None)
+        if trouble is not None:
             self.troubles[model] = trouble
-        if trouble != before:
-            self._worried()
+        if kept is not None:
+            self.kept[model] = kept
+        if (trouble, kept) == before:
+            return
+        if kept is not None and kept != before[1]:
+            log.warning("not scaled down yet", model=model, reason=kept.sentence)
+        self._worried()
 
 
 def _subject(effect: Effect) -> tuple[str, str] | None:

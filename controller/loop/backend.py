@@ -12,34 +12,36 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from uuid import uuid4
 
 from controller.core.admission import is_new
 from controller.core.commands import misnamed, unfit
 from controller.core.explain import explanation
-from controller.core.model import Json, Operation, Reason, Report, Role, Version
+from controller.core.model import HealthKey, Json, Operation, Reason, Report, Role, Version
+from controller.core.partition import log_name
 from controller.core.record import decision_document
 from controller.core.sentences import decision_explanation
 from controller.core.split import assign_many, is_segment, propensity
 from controller.errors import CommandError, EventError
 from controller.ledger import Ledger
+from controller.loop.door import misplaced
 from controller.loop.fold import Turned
+from controller.loop.refusals import Refusals
+from controller.loop.routes import Router
 from controller.loop.standby import StandbyWheel
-from controller.loop.wheel import Clock, Router, Wheel
+from controller.loop.wheel import Clock, Wheel
 from controller.stream import codec
 from controller.stream.wire import Canonical
 
 HISTORY = 600
 """Reports kept for the plots; when there are more, every second one is dropped."""
 
-AHEAD_S = 300.0
-"""How far ahead of our clock an event's time may be: more would never close."""
+SHOWN_MODELS = 10
+"""How many models an error names."""
 
-OURS = {
-    "tick": "ticks are made by the controller",
-    "capacity": "capacities are what the controller sees in the cluster",
-    "command": "commands go to POST /v1/models/{model}/…, candidates to …/candidates",
-}
+LONG_TURN_S = 15.0
+"""A turn that takes longer is a trouble; it waits for the log or the ledger."""
 
 
 class LoopBackend:
@@ -47,6 +49,7 @@ class LoopBackend:
 
     waits_for_routers  whether it is ready only with a router that has its splits. Where routers are
                        elsewhere it is not so: an API that goes away with them could not help them
+    latest             the latest time that it may be now, where that is not what the clock says
     worries            what else does not work for a model, as sentences by name
     """
 
@@ -58,7 +61,8 @@ class LoopBackend:
         router: Router,
         clock: Clock,
         waits_for_routers: bool = True,
-        worries: Callable[[str], Mapping[str, str | None]] = lambda _: {},
+        worries: Callable[[str], Mapping[HealthKey, str | None]] = lambda _: {},
+        latest: Clock | None = None,
     ) -> None:
         self._models = dict.fromkeys(models)
         self._waits_for_routers = waits_for_routers
@@ -66,9 +70,11 @@ class LoopBackend:
         self._ledger = ledger
         self._router = router
         self._clock = clock
+        self._latest = latest or clock
         self._turned: dict[str, Turned] = {}
         self._history: dict[str, deque[Report]] = {model: deque() for model in models}
         self._listeners: set[asyncio.Queue[Report]] = set()
+        self.refusals = Refusals(ledger.reject, "api")
         self.wheel: Wheel | StandbyWheel | None = None
 
     # --- what the wheel tells -----------------------------------------------------------------
@@ -114,19 +120,31 @@ class LoopBackend:
         """Whether every model's log has been read."""
         return self._turned.keys() == self._models.keys()
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether of every model it is known where it stands, or why that is not known."""
+        return self._turned.keys() | self.held().keys() == self._models.keys()
+
     # --- reads --------------------------------------------------------------------------------
 
     def models(self) -> tuple[str, ...]:
-        """The models that have a policy."""
+        """The models that have a policy, and of which it is known where they stand."""
         return tuple(m for m in self._models if m in self._turned)
+
+    def held(self) -> dict[str, str]:
+        """The models that could not be folded since the start, and why."""
+        unknown = (model for model in self._models if model not in self._turned)
+        return {model: why for model in unknown if (why := self._trouble(model)) is not None}
 
     def report(self, model: str) -> Report:
         """Where `model` stands; with the trouble that holds it, if any."""
         report = self._turned[model].report
-        health = dict(report.health)
+        health = report.health | self._sources(model)
         if (trouble := self._trouble(model)) is not None:
             health["trouble"] = trouble
         health |= {name: text for name, text in self._worries(model).items() if text}
+        if isinstance(partitions := health.get("partitions"), list):
+            health["partitions"] = [self._held(model, row) for row in partitions]
         refusal = self._router.status().get("last_nack")
         if refusal is not None and report.epoch_in_force < report.epoch:
             health["split"] = f"refused by the router, the one before stays: {refusal}"
@@ -153,12 +171,17 @@ class LoopBackend:
             if decision is None:
                 raise KeyError(number)
             return decision_explanation(decision_document(decision))
-        turned = self._turned[model]
         last = self._ledger.last_decision(model)
+        shown = decision_document(last) if last else None
+        return {**self.evidence(model), "last_decision": shown}
+
+    def evidence(self, model: str) -> dict[str, Json]:
+        """What holds the model now, without a question to the ledger."""
+        turned = self._turned[model]
         return {
             **explanation(turned.policy, turned.state),
-            "health": self.report(model).health,
-            "last_decision": decision_document(last) if last else None,
+            "health": dict(self.report(model).health.items()),
+            "last_decision": None,
         }
 
     def history(self, model: str) -> list[Report]:
@@ -177,7 +200,10 @@ class LoopBackend:
 
     def ready(self) -> dict[str, bool | str]:
         """Whether each component does its work. A standby's only work is to know."""
-        troubles = self.wheel.troubles if self.wheel else {}
+        troubles = dict(self.wheel.troubles) if self.wheel else {}
+        if self.wheel is not None and self.wheel.turn_s > LONG_TURN_S:
+            long = f"the present turn has taken {self.wheel.turn_s:.0f} s: log or ledger hang"
+            troubles["the turn"] = long
         connected = self._router.status().get("connected", 0)
         own: dict[str, bool | str] = {
             "log and ledger": "; ".join(troubles.values()) or True,
@@ -199,38 +225,51 @@ class LoopBackend:
         """Connected routers and refusals."""
         return self._router.status()
 
+    def intake_status(self) -> dict[str, Json]:
+        """What was refused at the door, and how far the folds are behind it."""
+        wheel = self.wheel
+        return {
+            "refused": dict(self.refusals.refused),
+            "unkept": self.refusals.unkept,
+            "lag": {model: wheel.lag(model) if wheel else 0 for model in self.models()},
+            "withheld": {m: wheel.withheld(m) if wheel else 0 for m in self.models()},
+            "turn_s": wheel.turn_s if wheel else 0.0,
+        }
+
     # --- writes -------------------------------------------------------------------------------
 
     async def ingest(self, events: Sequence[Canonical | EventError]) -> list[str | None]:
-        """Keep what can be used in the log, the rest in the table of refused events."""
-        latest = self._clock() + AHEAD_S
+        """Keep what can be used in the log, the rest in the table of refused events.
+
+        The table is the ledger's, which good events do not wait for.
+        """
+        now = self._latest()
         errors: list[str | None] = []
-        lines: dict[str, list[bytes]] = {}
+        taken: list[Canonical] = []
         refused: list[tuple[str, str, bytes]] = []
         for event in events:
             if isinstance(event, EventError):
                 refused.append((event.reason, str(event), event.event))
                 errors.append(str(event))
                 continue
-            fault = self._fault(event, latest)
+            fault = self._fault(event, now)
             errors.append(fault)
             if fault is not None:
                 refused.append((Reason.MALFORMED, fault, event.line))
-            elif event.model is not None:
-                lines.setdefault(event.model, []).append(event.line)
-        if lines:
-            await self._wheel.append(lines)
+            else:
+                taken.append(event)
+        if taken:
+            await self._wheel.take_in(taken)
         if refused:
-            await asyncio.to_thread(self._ledger.reject, "api", refused)
+            self.refusals.keep(refused)
+            await self.refusals.settled()
         return errors
 
-    def _fault(self, event: Canonical, latest: float) -> str | None:
-        if event.type in OURS:
-            return OURS[event.type]
+    def _fault(self, event: Canonical, now: float) -> str | None:
+        if (why := misplaced(event, now)) is not None:
+            return why
         if event.model not in self._models:
-            return f"model: found {event.model!r}, expected one of {', '.join(self._models)}"
-        if event.time > latest:
-            return f"time: found {event.time}, which is more than {AHEAD_S:g} s ahead of our clock"
+            return f"model: found {event.model!r}, expected one of {self._known_models()}"
         return None
 
     async def command(
@@ -310,6 +349,18 @@ class LoopBackend:
         assert self.wheel is not None
         return self.wheel
 
+    def _held(self, model: str, row: Json) -> Json:
+        """What is known of a partition, with the worker that folds it."""
+        assert isinstance(row, dict)
+        number = row["partition"]
+        assert isinstance(number, int)
+        return row | {"holder": self._wheel.layout.holders.get(log_name(model, number), "")}
+
+    def _known_models(self) -> str:
+        """The models, or the first of them: there may be as many refusals as there are events."""
+        names = [*islice(self._models, SHOWN_MODELS)]
+        return ", ".join(names) + (", …" if len(self._models) > SHOWN_MODELS else "")
+
     def _known(self, model: str) -> None:
         if model not in self._models:
             raise KeyError(model)
@@ -319,6 +370,11 @@ class LoopBackend:
 
     def _trouble(self, model: str) -> str | None:
         return self.wheel.trouble(model) if self.wheel else None
+
+    def _sources(self, model: str) -> dict[HealthKey, Json]:
+        """What came of the topics that the model reads, where it reads any."""
+        found = self.wheel.sources(model) if isinstance(self.wheel, Wheel) else {}
+        return {"sources": found} if found else {}
 
     def _require_lead(self) -> None:
         if isinstance(self.wheel, StandbyWheel):

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from controller.core.model import Json
 from controller.core.policy import Deploy
 from controller.errors import Permanent
-from controller.loop.wheel import Router
+from controller.loop.routes import Router
 from controller.router.snapshot import RoutedModel
 
 Kind: TypeAlias = Literal["envoy", "gateway", "kserve"]

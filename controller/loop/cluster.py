@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from controller.core.model import Version
 from controller.core.policy import Policy
 from controller.core.state import State
-from controller.deploy.plan import news
+from controller.deploy.news import news
 from controller.deploy.target import Discovery, FoundArm
 
 

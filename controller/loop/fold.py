@@ -11,8 +11,10 @@ not change what `--verify` derives for the time before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -31,21 +33,30 @@ from controller.core.model import (
 )
 from controller.core.policy import Policy, digest, parse
 from controller.core.report import report
-from controller.core.state import IMAGE, State, image, initial, revived
-from controller.errors import InvariantError, Permanent
+from controller.core.state import State, image, initial
+from controller.errors import InvariantError
 from controller.ledger import AdoptedPolicy, Ledger
-from controller.ledger.codec import decode as decode_image
 from controller.ledger.codec import encode as encode_image
+from controller.ledger.parts import Cut
+from controller.loop import origin
+from controller.loop.allowance import Allowance
+from controller.loop.origin import blocks, first_kept, place, require_same_log
+from controller.loop.strays import Stray, strays
 from controller.stream import Block, Stream, codec
 
-SNAPSHOT_EVENTS = 20_000
-"""A snapshot at least every so many events, so that a recovery folds no more."""
+SNAPSHOT_EVENTS = 500_000
+"""A snapshot at least every so many events, so that a recovery folds no more: a second or two."""
 
 SNAPSHOT_S = 10.0
-"""A snapshot at least every so many seconds of event time in which something happened."""
+"""Where the log has come to its end, a snapshot every so many seconds of event time in which
+something happened: a standby shows it. In a backlog time flies, and folding on is worth more."""
+
+SNAPSHOT_SHARE = 0.05
+"""But not before so many events, as a share of the rows that the joiners keep: looking for what has
+changed costs 8 ns a row, and is to stay a small part of the cost of the events."""
 
 SNAPSHOT_IDLE_S = 600.0
-"""The same where there were only ticks, which are quickly folded again."""
+"""A snapshot at the latest after so many seconds, also where there were only ticks."""
 
 log = structlog.get_logger()
 
@@ -60,12 +71,18 @@ class PolicySource:
 
 @dataclass(frozen=True, slots=True)
 class Turned:
-    """What a turn brought: new decisions, and where the model stands now."""
+    """What a turn brought: new decisions, and where the model stands now.
+
+    oldest  the earliest time of an exposure that this turn read; infinite without any
+    strays  arm -> the last request that it answered and should not have been sent, of this turn
+    """
 
     decisions: tuple[Decision, ...]
     report: Report
     policy: Policy
     state: State
+    oldest: float = math.inf
+    strays: Mapping[str, Stray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +104,13 @@ class Fold:
         self._ledger = ledger
         self._state: State | None = None
         self._snapshot_at = (0, float("-inf"))
+        self._parts: AbstractSet[bytes] = frozenset()
         self._is_idle = False
         self._may_be_open = True
+        self._dropped: dict[str, int] = {}
+        self._oldest = math.inf
+        self._strays: dict[str, Stray] = {}
+        self.dead_letters = Allowance()
 
     def adopt(self, source: PolicySource) -> None:
         """Another policy of the same model applies from where the log ends at the next turn."""
@@ -101,25 +123,39 @@ class Fold:
         """Fold what the log has now. After an error the next turn recovers first."""
         state = self._state
         self._state = None  # until this turn has succeeded there is no state to trust
+        self._oldest, self._strays = math.inf, {}
         if state is None:
             state = self._recovered()
         state, decisions = self._folded(self.policy, state)
+        if self._is_snapshot_old(state):
+            self._keep(state)
         self._close_effects(state)
         self._state = state
-        return Turned(decisions, report(self.policy, state), self.policy, state)
+        told = replace(report(self.policy, state), dropped=self._dropped)
+        return Turned(decisions, told, self.policy, state, self._oldest, self._strays)
+
+    def recover(self) -> float:
+        """Fold what the log has, without looking at what follows; its clock, -inf before a tick."""
+        if self._state is None:
+            self._state = self._recovered()
+        return self._state.clock
 
     def last_known(self) -> LastKnown | None:
         """What routers need to go on as they are, where the log cannot be folded.
 
-        The split that the ledger says was wanted last, and the endpoints that the policy and the
-        versions in the log name. None before the first split.
+        The split that the ledger says was wanted last, and the endpoints that the policy, the last
+        snapshot and the versions in the log after it name. None before the first split.
         """
         split = self._ledger.last_split(self.model)
         if split is None:
             return None
         champion = self.policy.spec.champion
         endpoints = {champion.version: champion.endpoints}
-        for block in _blocks(self._stream, self.model, 0, None):
+        _, state, _ = origin.readable(self._ledger, self.model, origin.state_of)
+        if state is not None:
+            endpoints |= {v.name: v.endpoints for v in state.versions.values() if v.endpoints}
+        start = first_kept(self._stream, self.model) if state is None else state.offset
+        for block in blocks(self._stream, self.model, start, None):
             lines = [line for line in block.lines if b'"version"' in line]
             for event in codec.decode(self.model, block.start, lines, others="skip").control:
                 if isinstance(event, VersionEvent) and event.endpoints:
@@ -129,12 +165,12 @@ class Fold:
     def snapshot(self) -> None:
         """Write a snapshot now, so that the next start has nothing to fold."""
         if self._state is not None:
-            self._ledger.commit(
-                self.model, decisions=(), dead_letters=(), snapshot=self._image(self._state)
-            )
+            self._keep(self._state)
 
     def _recovered(self) -> State:
         """The state at the end of the log, under the policies that applied; then adopt ours."""
+        require_same_log(self._stream, self._ledger, self.model)
+        self._dropped = self._ledger.count_dropped(self.model)
         adopted = self._ledger.policies(self.model)
         ours = digest(self.policy)
         if not adopted:
@@ -149,26 +185,9 @@ class Fold:
         return state
 
     def _last_snapshot(self) -> State | None:
-        """The newest snapshot that can be read; those that cannot are dropped.
-
-        A snapshot is a shortcut. One of an older version, or one that is damaged, costs time: the
-        log is folded from the one before it, or from its beginning.
-        """
-        before = None
-        while (kept := self._ledger.snapshot(self.model, before=before)) is not None:
-            offset, blob = kept
-            try:
-                state = state_of(blob)
-            except Permanent as exc:
-                log.warning("snapshot passed over", model=self.model, offset=offset, why=str(exc))
-                before = offset
-                continue
-            break
-        else:
-            offset, state = 0, None
-        if before is not None:
-            self._ledger.drop_snapshots(self.model, since=before)
-        self._snapshot_at = (offset, float("-inf"))
+        """The newest snapshot that can be read."""
+        state, self._parts = origin.newest(self._ledger, self.model, origin.state_of)
+        self._snapshot_at = (0 if state is None else state.offset, float("-inf"))
         return state
 
     def _folded(
@@ -176,9 +195,11 @@ class Fold:
     ) -> tuple[State, tuple[Decision, ...]]:
         """Fold the log from the state's offset to `end`, committing each block's results."""
         made: list[Decision] = []
-        for block in _blocks(self._stream, self.model, state.offset, end):
+        for block in blocks(self._stream, self.model, state.offset, end):
             batch = codec.decode(self.model, block.start, block.lines, others="reject")
+            self._oldest = min(self._oldest, float(batch.exposures.time.min(initial=math.inf)))
             state, decisions, effects = engine.step(policy, state, batch)
+            self._strays |= strays(state, batch)
             self._is_idle &= _is_idle(state, batch)
             self._commit(state, decisions, effects, block)
             made += decisions
@@ -192,7 +213,9 @@ class Fold:
         block: Block,
     ) -> None:
         rejected = [r for e in effects if isinstance(e, KeepRejected) for r in e.rejected]
-        is_due = bool(decisions) or self._is_snapshot_due(state)
+        rejected = rejected[: self.dead_letters.take(len(rejected), at=state.clock)]
+        # Events after the last tick no snapshot can spare a recovery.
+        is_due = bool(decisions) or _resumed(state) - self._snapshot_at[0] >= SNAPSHOT_EVENTS
         if not (decisions or rejected or is_due):
             return
         written = [
@@ -200,35 +223,50 @@ class Fold:
             for d in decisions
         ]
         self._may_be_open |= bool(decisions)
+        letters = list(with_lines(self._stream, self.model, rejected, block))
+        self._keep(state, block, written, letters, is_due=is_due)
+        if rejected:
+            self._dropped = self._ledger.count_dropped(self.model)
+
+    def _keep(
+        self,
+        state: State,
+        block: Block | None = None,
+        decisions: Sequence[tuple[Decision, Sequence[Effect]]] = (),
+        dead_letters: Sequence[tuple[Rejected, bytes]] = (),
+        *,
+        is_due: bool = True,
+    ) -> None:
+        """Commit what follows from `block`; with a snapshot of the state, where one is due."""
+        if not is_due:
+            self._ledger.commit(
+                self.model, decisions=decisions, dead_letters=dead_letters, folded=state.offset
+            )
+            return
+        cut = Cut(self._parts)
+        blob = encode_image(image(state), compress=True, cut=cut)
+        offset = _resumed(state)
+        parts = cut.parts()
         self._ledger.commit(
             self.model,
-            decisions=written,
-            dead_letters=list(self._with_lines(rejected, block)),
-            snapshot=self._image(state) if is_due else None,
+            decisions=decisions,
+            dead_letters=dead_letters,
+            folded=state.offset,
+            snapshot=(offset, blob),
+            place=place(self._stream, state, block),
+            parts=parts,
         )
-
-    def _is_snapshot_due(self, state: State) -> bool:
-        offset, time = self._snapshot_at
-        longest_s = SNAPSHOT_IDLE_S if self._is_idle else SNAPSHOT_S
-        return state.offset - offset >= SNAPSHOT_EVENTS or state.clock - time >= longest_s
-
-    def _image(self, state: State) -> tuple[int, bytes]:
-        offset = state.waiting[0].start if state.waiting else state.offset
+        self._parts = parts.named
         self._snapshot_at = (offset, state.clock)
         self._is_idle = True
-        return offset, encode_image(image(state), compress=True)
 
-    def _with_lines(
-        self, rejected: Sequence[Rejected], block: Block
-    ) -> Iterator[tuple[Rejected, bytes]]:
-        """Each rejected event with its line, which an earlier block may hold."""
-        for event in sorted(rejected, key=lambda r: r.offset):
-            if not block.start <= event.offset < block.start + len(block.lines):
-                found = next(self._stream.read(self.model, event.offset, limit=1), None)
-                if found is None:
-                    raise InvariantError(f"event {event.offset} of {self.model} is not in the log")
-                block = found
-            yield event, block.lines[event.offset - block.start]
+    def _is_snapshot_old(self, state: State) -> bool:
+        offset, time = self._snapshot_at
+        age_s = state.clock - time
+        if age_s < SNAPSHOT_S or age_s >= SNAPSHOT_IDLE_S:
+            return age_s >= SNAPSHOT_IDLE_S
+        rows = sum(table.rows for table in state.joins)
+        return not self._is_idle and _resumed(state) - offset >= SNAPSHOT_SHARE * rows
 
     def _close_effects(self, state: State) -> None:
         """Effects whose split is in force (or was overtaken by one that is) are done."""
@@ -244,20 +282,29 @@ class Fold:
         self._may_be_open = is_open
 
 
+def with_lines(
+    stream: Stream, log_name: str, rejected: Sequence[Rejected], block: Block
+) -> Iterator[tuple[Rejected, bytes]]:
+    """Each rejected event of a log with its line, which an earlier block may hold."""
+    for event in sorted(rejected, key=lambda r: r.offset):
+        if not block.start <= event.offset < block.start + len(block.lines):
+            found = next(stream.read(log_name, event.offset, limit=1), None)
+            if found is None:
+                raise InvariantError(f"event {event.offset} of {log_name} is not in the log")
+            block = found
+        yield event, block.lines[event.offset - block.start]
+
+
+def _resumed(state: State) -> int:
+    """The offset at which a recovery from a snapshot of this state would go on reading."""
+    return state.waiting[0].start if state.waiting else state.offset
+
+
 def _is_idle(state: State, batch: EventBatch) -> bool:
     """Whether nothing but the clock moved, and nobody waits for that."""
     has_events = batch.count > sum(isinstance(event, Tick) for event in batch.control)
     is_waiting = any(table.pending.any() for table in state.joins)
     return not has_events and not is_waiting and state.rollout is None
-
-
-def state_of(blob: bytes) -> State:
-    """The state that a snapshot is of; raises `Permanent` when it is of another shape."""
-    found = decode_image(IMAGE, blob, copy=True)
-    try:
-        return revived(found)
-    except (KeyError, IndexError, TypeError, ValueError) as exc:
-        raise Permanent(f"the snapshot's tables are of another shape: {exc!r}") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,26 +324,17 @@ def _reigns(adopted: Sequence[AdoptedPolicy]) -> list[_Reign]:
 
 
 def derive(ledger: Ledger, stream: Stream, model: str) -> Iterator[Decision]:
-    """Every decision of a model, derived again from its log under the policies that applied."""
+    """The decisions of a model, derived again from its log under the policies that applied.
+
+    Where the log was trimmed, those that follow from its base: the first has the number after the
+    last one that the base knows of.
+    """
     reigns = _reigns(ledger.policies(model))
-    state = initial(reigns[0].policy) if reigns else None
+    if not reigns:
+        return
+    state = origin.oldest(ledger, model) or initial(reigns[0].policy)
     for reign in reigns:
-        assert state is not None
-        for block in _blocks(stream, model, state.offset, reign.end):
+        for block in blocks(stream, model, state.offset, reign.end):
             batch = codec.decode(model, block.start, block.lines, others="reject")
             state, decisions, _ = engine.step(reign.policy, state, batch)
             yield from decisions
-
-
-def _blocks(stream: Stream, model: str, start: int, end: int | None) -> Iterator[Block]:
-    """The log from `start` up to `end`, or to where it ends now."""
-    while end is None or start < end:
-        progress = start
-        for block in stream.read(model, start):
-            lines = block.lines if end is None else block.lines[: max(0, end - block.start)]
-            if not lines:
-                return
-            yield Block(block.start, lines)
-            start = block.start + len(lines)
-        if start == progress:
-            return

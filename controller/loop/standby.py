@@ -5,7 +5,8 @@ the same server, before and after it takes over, with its history and its open s
 
     reads        from the ledger: of each model the newest snapshot, under the newest policy, looked
                  for every `LOOK_S`; decisions come from the ledger as ever. A leader writes a
-                 snapshot with each decision, and each 10 s while something happens
+                 snapshot with each decision, and each 10 s while something happens, or
+                 later where much is pending: see `fold`
     events       are accepted: the log is shared, appends of several processes keep their order, and
                  the leader folds what it finds. So a sender never has to know who leads
     commands     are refused (`Standby`, 503), and so are new candidates: they are checked against
@@ -20,8 +21,9 @@ few seconds newer).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 
@@ -30,8 +32,12 @@ from controller.core.report import report
 from controller.core.state import initial
 from controller.errors import Standby, UnderstudyError
 from controller.ledger import Ledger, Stamp
-from controller.loop.fold import PolicySource, Turned, state_of
+from controller.loop.commit import GroupCommit
+from controller.loop.fold import PolicySource, Turned
+from controller.loop.layout import Layout
+from controller.loop.origin import shown_of
 from controller.stream import Stream
+from controller.stream.wire import Canonical
 
 LOOK_S = 2.0
 """Between looks at the ledger."""
@@ -60,7 +66,7 @@ class StandbyWheel:
         worried: Callable[[], None],
     ) -> None:
         self._models = models
-        self._stream = stream
+        self._intake = GroupCommit(stream.append)
         self._ledger = ledger
         self._leader = leader
         self._told = told
@@ -68,9 +74,12 @@ class StandbyWheel:
         self._seen: dict[str, tuple[Stamp | None, str]] = {}
         self._policies: dict[str, tuple[str, Policy]] = {}
         self._stopping = asyncio.Event()
+        self.layout = Layout(ledger)
         self.troubles: dict[str, str] = {}
         self.is_settled = True
         """Nothing of its own waits for a router."""
+        self.turn_s = 0.0
+        """It has no turns."""
 
     @property
     def leader(self) -> str:
@@ -96,6 +105,7 @@ class StandbyWheel:
         """Tell what has changed in the ledger. What cannot be read stays as it was shown last."""
         try:
             stamps = await asyncio.to_thread(self._ledger.stamps)
+            await asyncio.to_thread(self.layout.look)
         except UnderstudyError as exc:
             self._worry(LEDGER, exc)
             return
@@ -103,9 +113,17 @@ class StandbyWheel:
         for source in self._models():
             await self._look_at(source, stamps.get(source.policy.model))
 
-    async def append(self, lines: Mapping[str, Sequence[bytes]]) -> None:
-        """Write events into the log that all controllers share; the leader will see them."""
-        await asyncio.to_thread(self._stream.append, dict(lines))
+    def lag(self, model: str) -> int:  # noqa: ARG002 - as a wheel
+        """None of its own: the leader folds."""
+        return 0
+
+    async def take_in(self, events: Sequence[Canonical]) -> None:
+        """Write events into the logs to which they go."""
+        await self._intake.append(await asyncio.to_thread(self.layout.lines, events))
+
+    def withheld(self, model: str) -> int:  # noqa: ARG002 - as a wheel
+        """None: the leader keeps them."""
+        return 0
 
     async def append_and_turn(self, model: str, line: bytes) -> None:  # noqa: ARG002 - as a wheel
         """Refuse: what would come of it, only the leader knows."""
@@ -143,8 +161,9 @@ class StandbyWheel:
 
     def _turned(self, policy: Policy) -> Turned:
         kept = self._ledger.snapshot(policy.model)
-        state = initial(policy) if kept is None else state_of(kept[1])
-        return Turned((), report(policy, state), policy, state)
+        state = initial(policy) if kept is None else shown_of(self._ledger, policy.model, kept[1])
+        dropped = self._ledger.count_dropped(policy.model)
+        return Turned((), replace(report(policy, state), dropped=dropped), policy, state)
 
     def _worry(self, who: str, exc: UnderstudyError) -> None:
         sentence = f"{type(exc).__name__}: {exc}"

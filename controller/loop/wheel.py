@@ -3,12 +3,14 @@
 One turn, in this order:
 
     0. adopt               policies that came, changed or went since the last turn
-    1. drain the sources   access-log lines and their position, into the log, in one transaction;
+    1. drain the sources   access-log lines and the records of topics, into the log, see `drains`;
                            what the cluster has of each arm, where that changed
-    2. tick                the wall clock, into the log of each model in which something may happen
+    2. tick                the time, into the log of each model in which something may happen, see
+                           `ticks`
     3. fold                each of these models: read, step, write down
     4. act                 publish the splits that are wanted; wake whoever carries out the rest
     5. read back           a split that every connected router accepted is an event of the log
+    6. trim                now and then: events that no fold can ask for any more leave the log
 
 Sources are drained before the tick, so no exposure that was made before the clock moved is behind
 it. A part of a turn that fails is logged, shown in `status`, and tried again; a model that cannot
@@ -24,84 +26,44 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
-from zlib import crc32
 
 import structlog
 
-from controller.core.decide.phases import ACTIVE
-from controller.core.model import Json, Phase, Split
+from controller.core.model import Json, Split
+from controller.core.policy import Policy
 from controller.core.state import State
 from controller.errors import Deposed, InvariantError, Retryable, Standby, UnderstudyError
 from controller.ledger import Ledger
 from controller.loop.actor import Actor, Standing
 from controller.loop.cluster import Cluster
+from controller.loop.commit import GroupCommit
+from controller.loop.drains import Drains
+from controller.loop.feeds import STANDS, Feeds
 from controller.loop.fold import Fold, PolicySource, Turned
+from controller.loop.layout import Layout, model_of
+from controller.loop.reach import Kept
+from controller.loop.routes import Router, Routes
+from controller.loop.sources import Source
+from controller.loop.ticks import Ticks
 from controller.router.snapshot import RoutedModel
-from controller.stream import Mark, Stream, codec
+from controller.stream import Stream, codec
+from controller.stream.wire import Canonical
 
 PACE_S = 1.0
 """Between turns while something happens: the micro-batch."""
 
-IDLE_TICK_S = 10.0
-"""Between ticks of a model in which nothing happens."""
-
 CONFIRM_S = 1.0
 """How long a turn waits for the routers to accept a new split before it goes on without."""
 
-DRAINS = 64
-"""Reads from a source in one turn: a busy source must not keep the wheel from turning."""
+TRIM_S = 60.0
+"""Between trims of the logs."""
 
-LOG, ROUTER = "the log", "the router"
+LOG, ROUTER, RETENTION = "the log", "the router", "the retention of the log"
 """Who has a trouble that is not of one model."""
 
 Clock = Callable[[], float]
 
 log = structlog.get_logger()
-
-
-class Router(Protocol):
-    """Whatever carries the splits to the traffic."""
-
-    async def publish(self, models: Sequence[RoutedModel]) -> None:
-        """Make these the wanted splits."""
-        ...
-
-    async def confirmed(self, timeout_s: float) -> Mapping[str, int]:
-        """Model -> epoch that every connected router has accepted; waits for the wanted ones."""
-        ...
-
-    def status(self) -> dict[str, Json]:
-        """For people: connected routers, refusals."""
-        ...
-
-
-class Source(Protocol):
-    """Something that events are read from, such as an access log."""
-
-    def drain(self) -> Drained | None:
-        """The next events, or None when there are none now."""
-        ...
-
-    async def committed(self, position: str) -> None:
-        """The events up to this position are durable."""
-        ...
-
-
-class Drained:
-    """What a source gave: events by model, lines it could not read, and how far it was read."""
-
-    __slots__ = ("lines", "mark", "refused")
-
-    def __init__(
-        self,
-        lines: Mapping[str, Sequence[bytes]],
-        refused: Sequence[tuple[str, str, bytes]],
-        mark: Mark,
-    ) -> None:
-        self.lines = lines
-        self.refused = refused
-        self.mark = mark
 
 
 class Wheel:
@@ -118,6 +80,7 @@ class Wheel:
         clock: Clock,
         told: Callable[[str, Turned], None],
         worried: Callable[[], None],
+        feeds: Feeds | None = None,
         cluster: Cluster | None = None,
         actor: Actor | None = None,
     ) -> None:
@@ -125,28 +88,43 @@ class Wheel:
         self._stream = stream
         self._ledger = ledger
         self._router = router
-        self._sources = sources
         self._clock = clock
         self._told = told
         self._worried = worried
+        self._feeds = feeds or Feeds({}, stream=stream)
         self._cluster = cluster
         self._actor = actor
+        self._intake = GroupCommit(stream.append, appended=self._reached)
+        self._ends: dict[str, int] = {}
+        self._began_s: float | None = None
         self._adopted: dict[str, PolicySource | None] = {}
         self._turn_lock = asyncio.Lock()
         self._asked = asyncio.Event()
         self._stopping = False
-        self._restless = set(self._folds)
         self._due: set[str] = set()
-        self._is_behind = False
         self._deposed: str | None = None
-        self._ticked: dict[str, float] = {}
+        self._trimmed_at: float | None = None
+        self._policies: dict[str, Policy] = {}
+        self._gone: set[str] = set()
+        self.layout = Layout(ledger)
+        self._ticks = Ticks(self._folds, stream=stream, layout=self.layout, feeds=self._feeds)
+        self._drains = Drains(
+            sources,
+            stream=stream,
+            ledger=ledger,
+            layout=self.layout,
+            models=self._folds,
+            stir=self._ticks.stir,
+            hurry=self.hurry,
+        )
         self._states: dict[str, State] = {}
         self._moved: set[str] = set()
-        self._rerouted: set[str] = set()
-        self._routes: dict[str, RoutedModel] = {}
+        self._routes = Routes(cluster)
         self._published: list[RoutedModel] = []
-        self._stand_ins: dict[str, RoutedModel] = {}
         self.troubles: dict[str, str] = {}
+        self.feed_troubles: dict[str, str] = {}
+        """By topic: they hold the models that read it, not the controller."""
+        self._feeds.follow({fold.model: fold.policy for fold in folds})
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -160,7 +138,17 @@ class Wheel:
 
     def trouble(self, model: str) -> str | None:
         """What holds `model`, if anything does."""
-        return next((self.troubles[w] for w in (model, LOG, ROUTER) if w in self.troubles), None)
+        own = next((self.troubles[w] for w in (model, LOG, ROUTER) if w in self.troubles), None)
+        away = [
+            f"{feed.name} cannot be read ({self.feed_troubles[feed.name]}): {STANDS}"
+            for feed in self._feeds.of(model)
+            if feed.name in self.feed_troubles
+        ]
+        return own or next(iter(away), None) or self._feeds.delay(model)
+
+    def sources(self, model: str) -> dict[str, Json]:
+        """What came of the topics that `model` reads."""
+        return self._feeds.report(model)
 
     async def run(self) -> None:
         """Turn until `stop`; ends with a snapshot of each model."""
@@ -190,7 +178,7 @@ class Wheel:
     def stir(self, model: str) -> None:
         """Something of the model's arms has changed in the cluster: look at it now."""
         self._moved.add(model)
-        self._rerouted.add(model)
+        self._routes.renew(model)
         self.hurry()
 
     def depose(self, why: str) -> None:
@@ -202,15 +190,48 @@ class Wheel:
         """Why something that was decided for `model` is not carried out."""
         return self._actor.troubles.get(model) if self._actor is not None else None
 
+    def kept(self, model: str) -> Kept | None:
+        """What is not scaled down yet, though it was decided."""
+        return self._actor.kept.get(model) if self._actor is not None else None
+
     def adopt(self, model: str, source: PolicySource | None) -> None:
         """From the next turn on this policy applies to `model`; None: the model is gone."""
         self._adopted[model] = source
         self.hurry()
 
     async def append(self, lines: Mapping[str, Sequence[bytes]]) -> None:
-        """Write events into the log, durably; they are seen at the next turn."""
+        """Write events of our own into the log, durably; they are seen at the next turn."""
         await asyncio.to_thread(self._stream.append, dict(lines))
-        self._restless.update(lines)
+        self._ticks.stir(map(model_of, lines))
+
+    async def take_in(self, events: Sequence[Canonical]) -> None:
+        """Write events of others into the logs to which they go; there may be too many of them.
+
+        Raises `Busy` where too much waits already.
+        """
+        lines = await asyncio.to_thread(self.layout.lines, events)
+        await self._intake.append(lines)
+        self._ticks.stir(map(model_of, lines))
+
+    @property
+    def turn_s(self) -> float:
+        """How long the present turn has taken; 0 between turns."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else asyncio.get_running_loop().time() - began_s
+
+    def lag(self, model: str) -> int:
+        """How many events are in the model's log, as far as is known, that were not folded yet."""
+        state = self._states.get(model)
+        return max(0, self._ends.get(model, 0) - (state.offset if state is not None else 0))
+
+    def withheld(self, model: str) -> int:
+        """How many events of the log could not be used and were only counted, since the start."""
+        fold = self._folds.get(model)
+        return 0 if fold is None else fold.dead_letters.withheld
+
+    def _reached(self, ends: Mapping[str, int]) -> None:
+        for model, end in ends.items():
+            self._ends[model] = max(end, self._ends.get(model, 0))
 
     async def append_and_turn(self, model: str, line: bytes) -> None:
         """Write an event and carry out at once what follows from it.
@@ -228,15 +249,21 @@ class Wheel:
 
     async def _try_turn(self) -> None:
         async with self._turn_lock:
-            await self._guarded(LOG, self._notice())
-            if self._deposed is not None:
-                return
-            self._take_up()
-            if await self._guarded(LOG, self._fill()) and await self._guarded(LOG, self._tick()):
-                for model in sorted(self._due):
-                    await self._guarded(model, self._fold(model))
-            if self._deposed is None:
-                await self._guarded(ROUTER, self._act())
+            self._began_s = asyncio.get_running_loop().time()
+            await self._turn()
+            self._began_s = None
+
+    async def _turn(self) -> None:
+        await self._guarded(LOG, self._notice())
+        if self._deposed is not None:
+            return
+        self._take_up()
+        if await self._guarded(LOG, self._fill()) and await self._guarded(LOG, self._tick()):
+            for model in sorted(self._due):
+                await self._guarded(model, self._fold(model))
+        if self._deposed is None:
+            await self._guarded(ROUTER, self._act())
+            await self._guarded(RETENTION, self._trim())
 
     async def _notice(self) -> None:
         """Find out that another controller leads also where nothing is to be written.
@@ -251,16 +278,22 @@ class Wheel:
         """Make sure that no other controller leads before anything is said to the routers."""
         await asyncio.to_thread(self._ledger.require_current)
 
-    async def _guarded(self, who: str, work: Coroutine[None, None, None]) -> bool:
+    async def _guarded(
+        self,
+        who: str,
+        work: Coroutine[None, None, None],
+        troubles: dict[str, str] | None = None,
+    ) -> bool:
         """Do the work; when it fails, hold and say so."""
+        troubles = self.troubles if troubles is None else troubles
         try:
             await work
         except Exception as exc:  # noqa: BLE001 - the loop must survive and hold
             if isinstance(exc, Deposed):
                 self._deposed = str(exc)
-            self._trouble(who, exc)
+            self._trouble(who, exc, troubles)
             return False
-        if self.troubles.pop(who, None) is not None:
+        if troubles.pop(who, None) is not None:
             self._worried()
         return True
 
@@ -271,14 +304,19 @@ class Wheel:
             if source is None:
                 self._folds.pop(model, None)
                 self._states.pop(model, None)
-                self._routes.pop(model, None)
-                self._stand_ins.pop(model, None)
+                self._routes.forget(model)
+                self._ticks.forget(model)
                 self.troubles.pop(model, None)
+                self._gone.add(model)
             elif model in self._folds:
                 self._folds[model].adopt(source)
             else:
                 self._folds[model] = Fold(source, self._stream, self._ledger)
-            self._restless |= {model} & set(self._folds)
+            self._ticks.stir({model} & set(self._folds))
+        if adopted:
+            self._feeds.follow({model: fold.policy for model, fold in self._folds.items()})
+            names = {feed.name for feed in self._feeds.each}
+            self.feed_troubles = {n: t for n, t in self.feed_troubles.items() if n in names}
 
     async def _fill(self) -> None:
         """Bring into the log whatever there is to know now.
@@ -286,7 +324,13 @@ class Wheel:
         The cluster is asked about models that it says have changed, and about those that were
         folded: an idle one too, every few seconds.
         """
-        await self._drain()
+        await self._drains.drain()
+        for feed in self._feeds.each:
+            fed = self._drains.feed(feed, self._clock())
+            await self._guarded(feed.name, fed, self.feed_troubles)
+        for model in self._gone - self._folds.keys():
+            await asyncio.to_thread(self.layout.forget, model)
+        self._gone.clear()
         if self._cluster is None:
             return
         now = self._clock()
@@ -301,73 +345,61 @@ class Wheel:
             self._moved |= lines.keys()  # until their folds say that the log has them
             await self.append(lines)
 
-    async def _drain(self) -> None:
-        """Bring what the sources have into the log; notes when one has more than a turn takes."""
-        self._is_behind = False
-        for source in self._sources:
-            for _ in range(DRAINS):
-                drained = await asyncio.to_thread(source.drain)
-                if drained is None:
-                    break
-                await self._keep(source, drained)
-            else:
-                self._is_behind = True
-                self.hurry()
-
-    async def _keep(self, source: Source, drained: Drained) -> None:
-        """Refused lines first: a crash in between keeps them twice, the other order not at all."""
-        if drained.refused:
-            await asyncio.to_thread(self._ledger.reject, drained.mark.source, drained.refused)
-        known = {m: lines for m, lines in drained.lines.items() if m in self._folds}
-        await asyncio.to_thread(self._stream.append, known, mark=drained.mark)
-        await source.committed(drained.mark.position)
-        self._restless.update(known)
-
     async def _tick(self) -> None:
-        """A tick for every model in which something may happen.
+        """A tick for every model in which something may happen, and for its partitions.
 
         None while a source is behind: the clock would pass exposures that are not in the log yet.
+        None for a model of which it cannot be known when its last tick was.
         """
         now = self._clock()
-        self._due = {m for m in self._folds if not self._is_behind and self._is_due(m, now)}
-        if not self._due:
-            return
-        ticks: dict[str, Sequence[bytes]] = {m: [codec.tick_line(now)] for m in sorted(self._due)}
-        await asyncio.to_thread(self._stream.append, ticks)
-        self._ticked |= dict.fromkeys(self._due, now)
-        self._restless -= self._due
+        self._due.clear()
+        for model in sorted(self._folds):
+            if self._drains.is_behind or not self._is_due(model, now):
+                continue
+            if self._ticks.begun(model) or await self._guarded(model, self._recover(model)):
+                self._due.add(model)
+        self._reached(await self._ticks.append(self._due, self._policies, self._states, now))
 
     def _is_due(self, model: str, now: float) -> bool:
-        state = self._states.get(model)
-        if state is None or model in self._restless or model in self.troubles:
-            return True
-        is_waiting = any(t.pending.any() for t in state.joins) or state.phase in ACTIVE
-        is_moving = state.phase in {Phase.PROMOTING, Phase.ROLLING_BACK}
-        is_scaling = bool(state.waits or state.leaving) or state.intent is not None
-        unsettled = state.in_force_epoch < state.split.epoch
-        if is_waiting or is_moving or is_scaling or unsettled:
-            return True
-        return _beat(model, now) > _beat(model, self._ticked[model])
+        policy, state = self._policies.get(model), self._states.get(model)
+        return model in self.troubles or self._ticks.is_due(model, policy, state, now)
+
+    async def _recover(self, model: str) -> None:
+        self._ticks.begin(model, await asyncio.to_thread(self._folds[model].recover))
 
     async def _fold(self, model: str) -> None:
         turned = await asyncio.to_thread(self._folds[model].turn)
         is_first = model not in self._states
         self._states[model] = turned.state
+        self._ticks.heard(model, turned.oldest, self._clock())
+        self._policies[model] = turned.policy
         self._moved.add(model)
-        self._rerouted.add(model)
+        self._routes.renew(model)
         self._say(model, turned)
         self._told(model, turned)
         if self._actor is not None and (turned.decisions or is_first):
             standing = Standing(turned.policy, turned.state.versions, turned.state.champion)
             self._actor.wake(model, standing)
 
+    async def _trim(self) -> None:
+        """Let the log forget what the ledger says is needed no more; see `ledger.limits`.
+
+        What it says is committed, and never falls: so it does not matter when this is done, how
+        often, or by whom. A clock that was set back must not put it off.
+        """
+        now = self._clock()
+        if self._trimmed_at is not None and 0 <= now - self._trimmed_at < TRIM_S:
+            return
+        needs = await asyncio.to_thread(self._ledger.log_needs)
+        if needs:
+            await asyncio.to_thread(self._stream.append, {}, trim=needs)
+        self._trimmed_at = now
+
     async def _act(self) -> None:
         """Publish what is wanted and note in the log what the routers have accepted."""
         if self._cluster is not None and not self._cluster.is_known:
             return  # the routers know better where the arms answer
-        await self._stand_in()
-        self._reroute()
-        routed = [self._routes[m] for m in sorted(self._states)] + list(self._stand_ins.values())
+        routed = await self._routes.wanted(self._folds, self._states)
         if routed != self._published:
             await self._lead()
             await self._router.publish(routed)
@@ -387,59 +419,8 @@ class Wheel:
             await self.append(lines)
             self.hurry()
 
-    async def _stand_in(self) -> None:
-        """Keep the routes of models that could not be folded since the start.
-
-        What is published takes the place of all that the routers have: a model that is left out
-        would answer nobody. So it goes on with the split that it had.
-        """
-        for model in sorted(set(self._folds) - set(self._states) - set(self._stand_ins)):
-            known = None
-            with suppress(UnderstudyError):
-                known = await asyncio.to_thread(self._folds[model].last_known)
-            if known is not None:
-                policy = self._folds[model].policy
-                found = self._cluster.endpoints(policy, {}) if self._cluster is not None else {}
-                self._stand_ins[model] = RoutedModel(
-                    name=model,
-                    route=policy.spec.route,
-                    split=known.split,
-                    endpoints=known.endpoints | found,
-                    deploy=policy.spec.deploy,
-                    namespace=policy.namespace,
-                )
-        for model in set(self._stand_ins) & set(self._states):
-            del self._stand_ins[model]
-
     def _unconfirmed(self) -> list[str]:
         return [m for m, s in self._states.items() if s.in_force_epoch < s.split.epoch]
-
-    def _reroute(self) -> None:
-        """Renew the routes of models that were folded, or whose arms moved."""
-        for model in self._rerouted & self._states.keys():
-            routed = self._routed(model)
-            if self._routes.get(model) != routed:
-                self._routes[model] = routed
-        self._rerouted.clear()
-
-    def _routed(self, model: str) -> RoutedModel:
-        state = self._states[model]
-        arms = {state.champion, *state.split.weights, *state.split.mirror}
-        if state.rollout is not None:
-            arms |= set(state.rollout.arms)
-        policy = self._folds[model].policy
-        endpoints = {a: state.versions[a].endpoints for a in arms if a in state.versions}
-        if self._cluster is not None:
-            found = self._cluster.endpoints(policy, state.versions)
-            endpoints |= {arm: found[arm] for arm in arms if arm in found}
-        return RoutedModel(
-            name=model,
-            route=policy.spec.route,
-            split=state.split,
-            endpoints=endpoints,
-            deploy=policy.spec.deploy,
-            namespace=policy.namespace,
-        )
 
     def _say(self, model: str, turned: Turned) -> None:
         for decision in turned.decisions:
@@ -454,20 +435,15 @@ class Wheel:
         report = turned.report
         log.debug("tick", model=model, phase=report.phase.value, reason=report.reason)
 
-    def _trouble(self, model: str, exc: Exception) -> None:
+    def _trouble(self, model: str, exc: Exception, troubles: dict[str, str]) -> None:
         """Hold, and say why. A bug is logged with its trace."""
         sentence = f"{type(exc).__name__}: {exc}"
-        if self.troubles.get(model) == sentence:
+        if troubles.get(model) == sentence:
             return
         is_bug = isinstance(exc, InvariantError) or not isinstance(exc, UnderstudyError)
         log.error("holding", model=model, reason=sentence, exc_info=exc if is_bug else None)
-        self.troubles[model] = sentence
+        troubles[model] = sentence
         self._worried()
-
-
-def _beat(model: str, now: float) -> int:
-    """Which idle tick of the model it is time for; those of many models are spread evenly."""
-    return int(now / IDLE_TICK_S + crc32(model.encode()) / 2**32)
 
 
 def _split_line(model: str, now: float, split: Split) -> bytes:

@@ -19,6 +19,11 @@ Which line is what:
     2xx and a flag of a broken answer   502: the headers came, the answer did not
     HTTP 200 and a gRPC status          the HTTP status that means the same
 
+A router that was killed, or whose disk was full, can leave the beginning of a line, and the next
+one, perhaps of another process, then goes on behind it. Where a line begins is known by its time
+and its second field, which no client can forge; so the whole one is read, and the beginning is a
+line that cannot be read.
+
 Times to the last byte are microseconds in the log and become milliseconds. The propensity is left
 out: the epoch names the split. Units longer than UNIT_LENGTH bytes are cut, which is far beyond any
 id; bytes that are not UTF-8 are written as `\xNN`.
@@ -89,6 +94,7 @@ GRPC_TO_HTTP = {
 """google.rpc.Code -> HTTP, as google/rpc/code.proto maps them (2 and 15 are server errors)."""
 
 _Reader: TypeAlias = Callable[[list[bytes]], "str | None"]
+_BEGIN = re.compile(rb"\d{10}\.\d{6}\x1f(?:exposure|shadow)\x1f")
 _BROKEN = frozenset({b"UC", b"UR", b"UPE", b"UT", b"SI", b"LR", b"OM"})
 
 
@@ -112,11 +118,13 @@ class Decoded:
     """What lines of the log became.
 
     events     model -> canonical JSON events, in the order of the log
+    requests   model -> for each of these the id of its request
     bad        (line, what is wrong with it), for the dead-letter table
     unmatched  requests that belong to no model
     """
 
     events: dict[str, list[bytes]] = field(default_factory=dict)
+    requests: dict[str, list[str]] = field(default_factory=dict)
     bad: list[tuple[bytes, str]] = field(default_factory=list)
     unmatched: int = 0
 
@@ -152,8 +160,13 @@ def log_format(
 def exposure_lines(raw: Sequence[bytes]) -> Decoded:
     """The events that lines of the log are; each line without its line end."""
     decoded = Decoded()
-    events, encode = decoded.events, msgspec.json.Encoder().encode
-    for line in raw:
+    events, requests = decoded.events, decoded.requests
+    encode = msgspec.json.Encoder().encode
+    for each in raw:
+        line = each
+        if half := _half(line):
+            decoded.bad.append((line[:half], "the beginning of a line, another one behind it"))
+            line = line[half:]
         try:
             event = _event(line)
         except (EventError, ValueError) as exc:
@@ -163,7 +176,16 @@ def exposure_lines(raw: Sequence[bytes]) -> Decoded:
             decoded.unmatched += 1
             continue
         events.setdefault(event.model, []).append(encode(event))
+        requests.setdefault(event.model, []).append(event.request_id)
     return decoded
+
+
+def _half(line: bytes) -> int:
+    """How many bytes at the start of a line are the beginning of one before it."""
+    is_one = line.find(b"\x1fexposure\x1f", 18) == line.find(b"\x1fshadow\x1f", 18) == -1
+    if is_one and line[17:18] == b"\x1f":
+        return 0
+    return max((found.start() for found in _BEGIN.finditer(line)), default=0)
 
 
 def _event(line: bytes) -> Exposure | None:

@@ -10,7 +10,7 @@ _TIMEOUT_S = 2.0
 
 
 class Admin:
-    """Three things that whoever ships the log asks of the router."""
+    """What whoever ships the log asks of the router."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
@@ -18,6 +18,14 @@ class Admin:
     async def reopen_logs(self) -> None:
         """Have the access log reopened by its name; raises Retryable."""
         await self._ask("POST", "/reopen_logs")
+
+    async def failed_writes(self) -> int:
+        """How often the router could not write to its log since it was started, as on a full disk.
+
+        What it would have written is lost. Raises Retryable.
+        """
+        said = await self._ask("GET", "/stats?filter=^filesystem.write_failed$")
+        return int(said.rpartition(":")[2] or 0)
 
     async def drain(self) -> None:
         """Be unready, and ask clients to connect elsewhere; all are answered meanwhile.
@@ -34,7 +42,7 @@ class Admin:
             return isinstance(exc.__cause__, httpx.ConnectError)
         return False
 
-    async def _ask(self, method: str, path: str) -> None:
+    async def _ask(self, method: str, path: str) -> str:
         try:
             async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client:
                 answer = await client.request(method, self._url + path)
@@ -42,3 +50,4 @@ class Admin:
             raise Retryable(f"{self._url}{path} does not answer: {exc}") from exc
         if answer.status_code != 200:
             raise Retryable(f"{self._url}{path} answered {answer.status_code}")
+        return answer.text

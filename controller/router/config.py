@@ -29,6 +29,9 @@ from envoy.extensions.upstreams.http.v3 import (
 )
 from google.protobuf.message import Message
 
+ARM_HEADER = "x-understudy-arm"
+"""Tells callers which arm answered."""
+
 SHADOW_HEADER = "x-understudy-shadow"
 """Names the arm that a mirrored request is for; lives between the two listeners only."""
 

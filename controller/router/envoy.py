@@ -30,7 +30,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import envoy
 import msgspec
@@ -250,14 +249,16 @@ class LocalEnvoy:
         last = int(kept.read_text()) if kept.exists() else 0
         if self._details is not None and port in {0, last}:
             return last or port
-        free = _free_port(host, port or last)
-        if free is None and port:
+        wanted = port or last
+        if not _is_free(host, wanted) and port:
             raise Permanent(f"the router's address {host}:{port} is taken")
         # Below the kernel's ephemeral range: no outgoing connection can take it meanwhile.
         first = xxhash.xxh32_intdigest(str(self._places.folder).encode()) % 10_000
-        ports = (20_000 + (first + i) % 10_000 for i in range(100))
-        chosen = free or next((p for p in ports if _free_port(host, p)), None)
-        assert chosen is not None
+        others = (20_000 + (first + i) % 10_000 for i in range(100))
+        ports = [wanted, *others] if wanted else others
+        chosen = next((each for each in ports if _is_free(host, each)), None)
+        if chosen is None:
+            raise Permanent(f"no port of {host} is free for the router among a hundred tried")
         kept.write_text(str(chosen))
         return chosen
 
@@ -342,16 +343,15 @@ def _socket_folder(folder: Path) -> Path:
     return sockets
 
 
-def _free_port(host: str, port: int) -> int | None:
+def _is_free(host: str, port: int) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError:
-            return None
-        found: Any = probe.getsockname()[1]
-        return int(found)
+            return False
+        return True
 
 
 def _free_base_id(folder: Path) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from controller.errors import InvariantError
-from controller.router.snapshot import MESSAGES, TYPES, Snapshot, of_resources
+from controller.router.snapshot import CDS, MESSAGES, TYPES, Snapshot, of_resources
 
 
 def remembered(memory: Path | None) -> Snapshot | None:
@@ -37,7 +37,9 @@ def dump(built: Snapshot) -> bytes:
         }
         for kind, named in built.resources.items()
     }
-    return msgspec.json.encode({"epochs": dict(built.epochs), "resources": resources})
+    return msgspec.json.encode(
+        {"epochs": dict(built.epochs), "led_to": sorted(built.led_to), "resources": resources}
+    )
 
 
 def load(document: bytes) -> Snapshot:
@@ -51,6 +53,7 @@ def load(document: bytes) -> Snapshot:
             }
             for kind in TYPES
         }
-        return of_resources(resources, tree["epochs"])
+        led_to = frozenset(tree.get("led_to", resources[CDS]))  # an older version wrote none
+        return of_resources(resources, tree["epochs"], led_to)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise InvariantError(f"not a stored snapshot: {exc}") from exc

@@ -38,9 +38,9 @@ def as_metadata(place: ListenerConfig) -> dict[str, Any]:
     return {KEY: fields}
 
 
-def of_node(node: Message) -> ListenerConfig | None:
+def of_node(node: Any) -> ListenerConfig | None:
     """The place that a node says it has; None when it says none, or none that can be used."""
-    said = MessageToDict(node).get("metadata", {}).get(KEY)
+    said = MessageToDict(node.metadata).get(KEY)
     match said:
         case {"host": str(host), "port": float(port), "log": str(log), "shadow": str(shadow)}:
             return ListenerConfig(host, int(port), log, shadow)

@@ -1,58 +1,73 @@
 """The control plane: gives the present snapshot to every connected Envoy, and knows who has it.
 
-Envoy connects (aggregated discovery, state of the world) and is sent a snapshot in the order
+Envoy connects (aggregated discovery, state of the world) and is sent what it lacks of
 
     CDS, EDS, LDS, RDS of union(old, new)      what is pointed to before what points
     CDS, EDS of new                            what nothing points to any more, at last
 
 CDS with EDS, and each other step after the ACK of the one before, so at no moment does a route lead
 to a cluster that is not there: make before break. A push that came while another was
-under way begins after it.
+under way begins after it. A type whose content a node has accepted already is not sent again: a new
+split is one message, of routes.
+
+Every node is followed by a task of its own, so none waits for another. When is a split in force,
+with many of them? When every node that counts routes by it, and more than half of all count. A node
+does not count while it
+
+    is left behind    it has not been at the present snapshot for `LAG_S`: it is slow, or it hangs
+    refuses           it answered this very snapshot with a NACK, and goes on with the one before
+
+Exposures say themselves which split they were routed by, so a few nodes that are behind cost no
+count its truth; they are shown (`behind`), they are pushed to again without an end, and their
+counterparts must not wait for them. What they may still route to must not go away under their
+users: `stragglers` says who that is (see `roll`). Where half of the nodes or more do not count, it
+is in doubt what the traffic gets, and nothing is in force.
 
 Invariants:
 
     the split in force at a node is that of the last RDS it has ACKed
-    a NACK changes no split: the snapshot that was in force is restored at every node, the rejected
-        one is forgotten, and `last_nack` says why
+    a NACK changes no split of the node that sent it: what it had is restored there
+    a snapshot that half of the nodes or more refuse is wrong: it is forgotten, the one that was in
+        force is restored at every node, and `last_nack` says why
     a node that connects gets the present snapshot at once
 
-The last snapshot that a node accepted is remembered in a file. After a restart it is what nodes get
+The last snapshot that was in force is remembered in a file. After a restart it is what nodes get
 until the first `publish`, and the base of the first union: without it, the first push of a new
 controller would take away clusters that an Envoy, which outlived the old one, is still using.
 
-Rejected: the incremental protocol, which Envoy speaks too: the whole state is small here, and the
-plain protocol can be read in a debugger.
+Rejected: the incremental protocol, which Envoy speaks too: what changes with a split is one table
+of routes, which it could not cut either, and the plain protocol can be read in a debugger. To wait
+for every node that is connected: one that hangs would keep a hundred from ever having a split in
+force.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time  # noqa: TID251 - how long a router is behind: its status is asked from any thread
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
-from envoy.config.endpoint.v3 import endpoint_pb2
-from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+from envoy.service.discovery.v3 import discovery_pb2
 
 from controller.errors import Permanent
 from controller.router.memory import remember, remembered
-from controller.router.place import of_node, placed
-from controller.router.snapshot import (
-    CDS,
-    EDS,
-    LDS,
-    RDS,
-    ListenerConfig,
-    Snapshot,
-    check,
-    eds_names,
-    of_resources,
-    union,
-)
+from controller.router.node import Node, RefusedError, bring, tidy
+from controller.router.roll import Roll, Straggler
+from controller.router.snapshot import CDS, EDS, Snapshot, check, cluster_name, union
+from controller.router.wire import Wire
 
-ACK_TIMEOUT_S = 10.0
+LAG_S = 2.0
+"""A node that has not been at the present snapshot for so long is left behind."""
+
+_SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+_UNIONS = 4
+_GRACE_S = 0.5
+"""Streams end by themselves when the server stops; those that do not within this time are cut."""
 
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -77,41 +92,39 @@ class Nack:
     number: int
 
 
-@dataclass(slots=True)
-class _Subscription:
-    """What one node asked for of one type, and how it answered what it was sent last."""
+class Bell:
+    """Wakes all who wait for it."""
 
-    names: frozenset[str]
-    nonce: str = ""
-    is_acked: bool = False
-    detail: str | None = None
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
 
+    def ring(self) -> None:
+        """Wake those who wait now."""
+        self._event.set()
+        self._event = asyncio.Event()
 
-@dataclass(slots=True)
-class _Node:
-    """One connected Envoy."""
-
-    id: str = ""
-    place: ListenerConfig | None = None
-    subscriptions: dict[str, _Subscription] = field(default_factory=dict)
-    outbox: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    applied: Snapshot | None = None
-    sent: int = 0
-    is_torn: bool = False
-    """A push ended half way: types of two snapshots are mixed until the next one."""
+    async def heard(self) -> None:
+        """Wait for the next ring."""
+        await self._event.wait()
 
 
 class ControlPlane:
-    """Serves ADS; all methods belong to one event loop."""
+    """Serves ADS; all methods belong to one event loop.
 
-    def __init__(self, *, memory: Path | None = None) -> None:
+    memory    the file that remembers what was in force
+    forget_s  how long a router that was lost may still have users
+    """
+
+    def __init__(self, *, forget_s: float, memory: Path | None = None) -> None:
         self._memory = memory
+        self._roll = Roll(forget_s)
         self._present = self._accepted = remembered(memory)
-        self._nodes: set[_NodeKey] = set()
-        self._changed = asyncio.Condition()
+        self._nodes: list[Node] = []
+        self._published, self._progress = Bell(), Bell()
         self._server: grpc.aio.Server | None = None
-        self._nacks: list[Nack] = []
+        self._wire = Wire()
+        self._unions: list[tuple[Snapshot, Snapshot, Snapshot]] = []
+        self._nack: Nack | None = None
         self._nack_count = 0
 
     async def start(self, host: str, port: int, *, unix_path: str | None = None) -> str:
@@ -120,7 +133,7 @@ class ControlPlane:
         Raises Permanent when the address is taken.
         """
         server = grpc.aio.server(options=_OPTIONS)
-        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(_Servicer(self), server)
+        server.add_generic_rpc_handlers((self._handler(),))
         try:
             bound = server.add_insecure_port(f"{host}:{port}")
             if unix_path is not None:
@@ -128,154 +141,104 @@ class ControlPlane:
         except RuntimeError as exc:
             raise Permanent(f"the xDS address {host}:{port} cannot be bound: {exc}") from exc
         await server.start()
+        self._roll.begin()
         self._server = server
         return f"{host}:{bound}"
 
     async def stop(self) -> None:
         """End every stream; nodes keep the split that they have."""
         if self._server is not None:
-            await self._server.stop(grace=0)
+            for node in self._nodes:
+                node.outbox.put_nowait(None)
+            await self._server.stop(grace=_GRACE_S)
             self._server = None
 
     async def publish(self, snapshot: Snapshot) -> None:
         """Make this the present snapshot; raises InvariantError, changing nothing, if not whole."""
         check(snapshot)
-        async with self._changed:
-            self._present = snapshot
-            self._changed.notify_all()
+        self._present = snapshot
+        now = _now()
+        for node in self._nodes:
+            node.refused.clear()
+            if node.behind_since is None and not _routes_by(node, snapshot):
+                node.behind_since = now
+        self._published.ring()
+        self._progress.ring()
 
     async def acked(self, snapshot: Snapshot, timeout_s: float) -> bool:
-        """Whether every connected node, and at least one, came to use the snapshot in time.
+        """Whether the snapshot came to be in force in time.
 
         False as soon as it was refused or another one was published in its place.
         """
-        try:
-            async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait_for(
-                    lambda: self._present is not snapshot or self._is_in_force(snapshot)
-                )
-        except TimeoutError:
-            return False
+        end = _now() + timeout_s
+        while self._present is snapshot and not self._is_in_force(snapshot):
+            left = self._next_judgement(end) - _now()
+            if _now() >= end:
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(left, 0.001)):
+                    await self._progress.heard()
+        self._accept()
         return self._present is snapshot
 
     @property
     def connected(self) -> tuple[str, ...]:
         """The ids of the nodes that are connected, sorted."""
-        return tuple(sorted(key.node.id for key in self._nodes))
+        return tuple(sorted(node.id for node in self._nodes))
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """The ids of connected nodes that do not count: left behind, or refusing; sorted."""
+        now = _now()
+        return tuple(sorted(n.id for n in self._nodes if not self._counts(n, now)))
 
     @property
     def last_nack(self) -> Nack | None:
         """The last refusal, if there was one."""
-        return self._nacks[-1] if self._nacks else None
+        return self._nack
 
     @property
     def in_force(self) -> Mapping[str, Mapping[str, int]]:
         """Node -> model -> the epoch that its requests are routed with."""
-        return {
-            key.node.id: dict(key.node.applied.epochs) if key.node.applied else {}
-            for key in self._nodes
-        }
+        return {n.id: dict(n.applied.epochs) if n.applied else {} for n in self._nodes}
+
+    def stragglers(self, model: str, arm: str) -> tuple[Straggler, ...]:
+        """The routers that may still send users' requests to an arm. From any thread."""
+        return self._roll.stragglers(tuple(self._nodes), cluster_name(model, arm))
+
+    # --- who counts ---------------------------------------------------------------------------
+
+    def _counts(self, node: Node, now: float) -> bool:
+        is_left = node.behind_since is not None and now - node.behind_since >= LAG_S
+        return not is_left and not node.has_refused(self._present)
 
     def _is_in_force(self, snapshot: Snapshot) -> bool:
-        applied = [key.node.applied for key in self._nodes]
-        return bool(applied) and all(
-            each is not None and each.versions == snapshot.versions for each in applied
-        )
+        now = _now()
+        counted = [node for node in self._nodes if self._counts(node, now)]
+        is_known = 2 * len(counted) > len(self._nodes)
+        return is_known and all(_routes_by(node, snapshot) for node in counted)
+
+    def _next_judgement(self, end: float) -> float:
+        """When the next node is left behind, at the latest `end`."""
+        now = _now()
+        since = [n.behind_since for n in self._nodes if n.behind_since is not None]
+        return min([end, *(at + LAG_S for at in since if at + LAG_S > now)])
 
     # --- one node -----------------------------------------------------------------------------
 
-    async def _follow(self, node: _Node) -> None:
-        """Bring the node to the present snapshot, again whenever that changes."""
-        await _until(node, lambda: CDS in node.subscriptions or EDS in node.subscriptions)
-        key = _NodeKey(node)
-        self._nodes.add(key)
-        try:
-            while True:
-                target = await self._next_target(node)
-                try:
-                    await self._bring(node, target)
-                except _RefusedError as refusal:
-                    await self._refused(node, target, refusal)
-                except TimeoutError:
-                    continue
-        finally:
-            self._nodes.discard(key)
-            await self._notify()
+    def _handler(self) -> grpc.GenericRpcHandler:
+        """ADS, whose answers are bytes already."""
+        stream: Any = grpc.stream_stream_rpc_method_handler(
+            self._stream, request_deserializer=discovery_pb2.DiscoveryRequest.FromString
+        )
+        return grpc.method_handlers_generic_handler(_SERVICE, {"StreamAggregatedResources": stream})
 
-    async def _next_target(self, node: _Node) -> Snapshot:
-        async with self._changed:
-            await self._changed.wait_for(
-                lambda: (
-                    self._present is not None
-                    and (node.is_torn or self._present is not node.applied)
-                )
-            )
-            assert self._present is not None
-            return self._present
-
-    async def _bring(self, node: _Node, target: Snapshot) -> None:
-        base = node.applied or self._accepted
-        wide = union(base, target) if base is not None else target
-        node.is_torn = True
-        if CDS not in node.subscriptions:
-            await _unblock(node, wide)
-        for kinds in ((CDS, EDS), (LDS,), (RDS,)):
-            await _send(node, wide, *kinds)
-        node.applied, node.is_torn = target, False
-        await self._accept(target)
-        if wide.versions[CDS] != target.versions[CDS]:
-            await _send(node, target, CDS, EDS)
-
-    async def _accept(self, target: Snapshot) -> None:
-        if self._present is target and self._accepted is not target:
-            self._accepted = target
-            remember(self._memory, target)
-        await self._notify()
-
-    async def _refused(self, node: _Node, target: Snapshot, refusal: _RefusedError) -> None:
-        """Put back what was in force, everywhere."""
-        self._nack_count += 1
-        self._nacks = [Nack(node.id, refusal.type_url, refusal.detail, self._nack_count)]
-        async with self._changed:
-            if self._present is target:
-                self._present = self._accepted if self._accepted is not target else None
-            self._changed.notify_all()
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _NodeKey:
-    """A node by identity: two connections of one Envoy may overlap for a moment."""
-
-    node: _Node
-
-
-class _RefusedError(Exception):
-    """A node answered with an error."""
-
-    def __init__(self, type_url: str, detail: str) -> None:
-        self.type_url = type_url
-        self.detail = detail
-        super().__init__(detail)
-
-
-class _Servicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
-    """Connects gRPC's streams to the control plane."""
-
-    def __init__(self, plane: ControlPlane) -> None:
-        self._plane = plane
-
-    async def StreamAggregatedResources(  # noqa: N802 - gRPC's spelling
-        self, requests: AsyncIterator[Any], _context: Any
-    ) -> AsyncIterator[Any]:
+    async def _stream(self, requests: AsyncIterator[Any], _context: Any) -> AsyncIterator[bytes]:
         """One Envoy, until it goes away."""
-        node = _Node()
+        node = Node()
         tasks = [
-            asyncio.create_task(_listen(node, requests)),
-            asyncio.create_task(self._plane._follow(node)),  # noqa: SLF001 - one unit
+            asyncio.create_task(node.listen(requests)),
+            asyncio.create_task(self._follow(node)),
         ]
         try:
             while (response := await node.outbox.get()) is not None:
@@ -285,111 +248,90 @@ class _Servicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _follow(self, node: Node) -> None:
+        """Bring the node to the present snapshot, again whenever that changes."""
+        await node.until(lambda: CDS in node.subscriptions or EDS in node.subscriptions)
+        node.behind_since = _now()
+        self._roll.came(node)
+        self._nodes.append(node)
+        try:
+            while True:
+                target = await self._next_target(node)
+                try:
+                    await self._bring(node, target)
+                except RefusedError as refusal:
+                    self._refused(node, target, refusal)
+                except TimeoutError:
+                    continue
+        finally:
+            self._nodes.remove(node)
+            if all(other.id != node.id for other in self._nodes):
+                self._roll.left(node)
+            self._progress.ring()
 
-async def _listen(node: _Node, requests: AsyncIterator[Any]) -> None:
-    """Note every request of the node; None in its outbox when it has gone."""
-    try:
-        async for request in requests:
-            _note(node, request)
-            node.changed.set()
-    finally:
-        node.outbox.put_nowait(None)
+    async def _next_target(self, node: Node) -> Snapshot:
+        while (target := self._wanted(node)) is None:
+            await self._published.heard()
+        return target
 
+    def _wanted(self, node: Node) -> Snapshot | None:
+        """What the node is to be brought to; None: it may stay as it is."""
+        for wanted in (self._present, node.applied):
+            if wanted is not None and not node.has_refused(wanted):
+                return wanted if node.is_torn or wanted is not node.applied else None
+        return None
 
-def _note(node: _Node, request: Any) -> None:
-    if not node.id:
-        node.id, node.place = request.node.id, of_node(request.node)
-    kind, names = request.type_url, frozenset(request.resource_names)
-    known = node.subscriptions.get(kind)
-    if known is None:
-        node.subscriptions[kind] = _Subscription(names)
-        return
-    known.names = names
-    if request.response_nonce != known.nonce:
-        return
-    if request.HasField("error_detail"):
-        known.detail = request.error_detail.message
-    else:
-        known.is_acked = True
+    async def _bring(self, node: Node, target: Snapshot) -> None:
+        base = node.applied or self._accepted
+        wide = target if base is None else self._union(base, target)
+        if node.led_to is not None:
+            node.led_to |= target.led_to
+        await bring(node, self._wire, wide)
+        node.applied, node.led_to, node.is_torn = target, target.led_to, False
+        if _routes_by(node, self._present):
+            node.behind_since = None
+        self._accept()
+        self._progress.ring()
+        await tidy(node, self._wire, target)
 
+    def _union(self, base: Snapshot, target: Snapshot) -> Snapshot:
+        """The union of the two: the same for a hundred nodes, and made once."""
+        for old, new, wide in self._unions:
+            if old is base and new is target:
+                return wide
+        wide = union(base, target)
+        self._unions = [*self._unions[1 - _UNIONS :], (base, target, wide)]
+        return wide
 
-async def _send(node: _Node, built: Snapshot, *kinds: str) -> None:
-    """Send these types in order, then wait for the ACK of each.
+    def _accept(self) -> None:
+        """Remember the present snapshot once it is in force."""
+        present = self._present
+        if present is None or present is self._accepted or not self._is_in_force(present):
+            return
+        self._accepted = present
+        remember(self._memory, present)
 
-    Clusters and their endpoints must be sent together: Envoy answers for new clusters only when
-    it has their endpoints. Types that a node has no use for are left out. Raises _RefusedError on
-    a NACK and TimeoutError when no answer comes.
-    """
-    sent: list[tuple[str, _Subscription]] = []
-    async with asyncio.timeout(ACK_TIMEOUT_S):
-        for kind in kinds:
-            wanted = _wanted_names(kind, built)
-            if wanted is not None and not wanted:
-                continue
-            await _until(node, lambda k=kind, w=wanted: _asks_for(node, k, w) or _refusal(sent))
-            if _refusal(sent):
-                break
-            sent.append((kind, _push(node, kind, built)))
-        await _until(node, lambda: all(s.is_acked for _, s in sent) or _refusal(sent))
-    if refusal := _refusal(sent):
-        raise refusal
-
-
-async def _unblock(node: _Node, built: Snapshot) -> None:
-    """Give endpoints to a node that asks for them before it asks for clusters.
-
-    That is an Envoy whose last connection broke between the two: it asks for clusters only once it
-    has the endpoints of those that it has got, and waits for them without an end. For a cluster
-    that there is no more, it gets none. Raises TimeoutError when it still does not ask.
-    """
-    names = sorted(node.subscriptions[EDS].names)
-    known = built.resources[EDS]
-    assignments = {
-        name: known.get(name, endpoint_pb2.ClusterLoadAssignment(cluster_name=name))
-        for name in names
-    }
-    resources = {**built.resources, EDS: assignments}
-    async with asyncio.timeout(ACK_TIMEOUT_S):
-        _push(node, EDS, of_resources(resources, built.epochs))
-        await _until(node, lambda: CDS in node.subscriptions)
-
-
-def _push(node: _Node, kind: str, built: Snapshot) -> _Subscription:
-    subscription = node.subscriptions[kind]
-    node.sent += 1
-    subscription.nonce, subscription.is_acked, subscription.detail = str(node.sent), False, None
-    node.outbox.put_nowait(_response(kind, built, subscription.nonce, node.place))
-    return subscription
+    def _refused(self, node: Node, target: Snapshot, refusal: RefusedError) -> None:
+        """Put back what was in force: at this node, or, where half of them refuse, everywhere."""
+        self._nack_count += 1
+        self._nack = Nack(node.id, refusal.type_url, refusal.detail, self._nack_count)
+        node.refused.append(target)
+        refusing = sum(each.has_refused(target) for each in self._nodes)
+        if self._present is target and 2 * refusing >= len(self._nodes):
+            self._present = self._accepted if self._accepted is not target else None
+            self._published.ring()
+        self._progress.ring()
 
 
-def _refusal(sent: list[tuple[str, _Subscription]]) -> _RefusedError | None:
-    refused = [(kind, each.detail) for kind, each in sent if each.detail is not None]
-    return _RefusedError(*refused[0]) if refused else None
-
-
-def _wanted_names(kind: str, built: Snapshot) -> frozenset[str] | None:
-    """The names that a node must have asked for first; None: it asks for all there are."""
-    if kind == EDS:
-        return frozenset(eds_names(built))
-    return frozenset(built.resources[RDS]) if kind == RDS else None
-
-
-def _asks_for(node: _Node, kind: str, wanted: frozenset[str] | None) -> bool:
-    subscription = node.subscriptions.get(kind)
-    return subscription is not None and (wanted is None or subscription.names >= wanted)
-
-
-def _response(kind: str, built: Snapshot, nonce: str, place: ListenerConfig | None) -> Any:
-    response = discovery_pb2.DiscoveryResponse(
-        version_info=built.versions[kind], type_url=kind, nonce=nonce
+def _routes_by(node: Node, snapshot: Snapshot | None) -> bool:
+    """Whether requests are routed there as this snapshot says."""
+    applied = node.applied
+    return (
+        snapshot is not None
+        and applied is not None
+        and (applied is snapshot or applied.versions == snapshot.versions)
     )
-    for message in built.resources[kind].values():
-        response.resources.add().Pack(placed(message, place))
-    return response
 
 
-async def _until(node: _Node, is_so: Any) -> None:
-    """Wait until a request of the node has made it so."""
-    while not is_so():
-        node.changed.clear()
-        await node.changed.wait()
+def _now() -> float:
+    return time.monotonic()

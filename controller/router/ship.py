@@ -10,9 +10,10 @@ sends some lines again and loses none; exposures are idempotent by their request
 no exposure is sent as it is, because the controller counts and keeps what it cannot read.
 
 Another loop keeps the disk in order while the first may be waiting for a controller that is away:
-it rotates a log that has grown large, and beyond the disk's limit deletes the oldest rotated file
-whole. That is the only way in which lines are lost; their number is counted and logged. What was
-read before its file was deleted is in memory, and is still sent.
+it rotates a log that has grown large, and beyond the disk's limit deletes the oldest rotated files
+whole, but for the one that is being sent: what is in memory is on the disk, too, so that a kill
+loses nothing that nobody counted. That is the only way in which lines are lost; their number is
+counted and logged.
 
 Rejected: dropping the newest lines (the oldest exposures are those whose attribution window closes
 first, so they are worth least); sending from memory only (a restart of the sidecar would lose it).
@@ -21,6 +22,7 @@ first, so they are worth least); sending from memory only (a restart of the side
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,7 +39,13 @@ from controller.router.tail import Tail, rotated, rotation_target
 EVERY_S = 1.0
 """Between reads while the log gives nothing more: exposures come in micro-batches anyway."""
 
-BACKOFF_S = (0.5, 30.0)
+LEAST = 500
+"""Events in one request, at least. A controller that has no time answers many late, and would have
+to take them all again: each attempt that fails halves the next request, each that succeeds doubles
+it."""
+
+BACKOFF_S = (0.5, 5.0)
+"""Between attempts that fail: less than the controller waits for us after an outage."""
 
 log = structlog.get_logger()
 
@@ -61,6 +69,7 @@ class Counts:
     refused    of those shipped, what the sink would not use
     dropped    lost: the disk was full, or the sink will never take them
     failures   attempts to send that failed
+    unwritten  attempts of the router to write to its log that failed: those lines never were
     """
 
     shipped: int = 0
@@ -69,6 +78,7 @@ class Counts:
     refused: int = 0
     dropped: int = 0
     failures: int = 0
+    unwritten: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,8 @@ class Shipper:
         self._tail = Tail(log_path, self._committed)
         self._ending = asyncio.Event()
         self._patience_s = BACKOFF_S[0]
-        self._in_flight: _Batch | None = None
+        self._most = sys.maxsize
+        self._unwritten: int | None = None
         self.counts = Counts()
         self.trouble: str | None = None
 
@@ -129,11 +140,6 @@ class Shipper:
 
     def abandon(self) -> None:
         """Say what is left after a `run` that was cut short."""
-        batch, files = self._in_flight, {inode for inode, _ in _sizes(self._path)}
-        if batch is not None and _place(batch.position)[0] not in files:
-            lost = len(batch.events) + len(batch.bad)
-            self.counts.dropped += lost
-            log.error("lines are dropped: they were in memory only", lines=lost)
         log.warning("not all was shipped; the next start goes on", bytes=self.waiting_bytes)
 
     async def tidy(self) -> None:
@@ -142,6 +148,7 @@ class Shipper:
             with suppress(OSError):  # a file went meanwhile; the next look sees it
                 await self._rotate()
                 self._drop()
+            await self._ask_after_writes()
             await asyncio.sleep(EVERY_S)
 
     @property
@@ -166,9 +173,7 @@ class Shipper:
 
     async def _deliver(self, batch: _Batch) -> None:
         """Send until it is taken, then commit."""
-        self._in_flight = batch
         await self._send([*batch.events, *(line for line in batch.bad if line.strip())])
-        self._in_flight = None
         self.counts.shipped += len(batch.events)
         self.counts.malformed += len(batch.bad)
         self.counts.unmatched += batch.unmatched
@@ -176,16 +181,19 @@ class Shipper:
 
     async def _send(self, lines: Sequence[bytes]) -> None:
         while lines:
+            some = lines[: self._most]
             try:
-                refusals = await self._sink.send(lines)
+                refusals = await self._sink.send(some)
             except Retryable as exc:
+                self._most = max(LEAST, len(some) // 2)
                 await self._failed(exc)
+                continue
             except Permanent as exc:
-                await self._divided(lines, exc)
-                return
+                await self._divided(some, exc)
             else:
+                self._most = max(self._most, 2 * len(some))
                 self._succeeded(refusals)
-                return
+            lines = lines[len(some) :]
 
     async def _divided(self, lines: Sequence[bytes], fault: Permanent) -> None:
         """Send halves of what will not be taken whole, until the line is found that is at fault."""
@@ -215,9 +223,17 @@ class Shipper:
             log.warning("refused", lines=len(refusals), first=refusals[0])
 
     def _commit(self, position: str) -> None:
+        """Write the position down, and delete files that are wholly behind it.
+
+        Where the disk is full, the position on it stays behind, which a later one makes good; a
+        restart before that sends some lines again. Deleting may be what makes room.
+        """
         fresh = self._kept.with_suffix(".new")
-        fresh.write_text(position)
-        fresh.replace(self._kept)
+        try:
+            fresh.write_text(position)
+            fresh.replace(self._kept)
+        except OSError as exc:
+            log.warning("the position is not written down", why=str(exc))
         self._committed = position
         self._tail.forget(position)
 
@@ -250,6 +266,21 @@ class Shipper:
         except Retryable as exc:
             log.warning("the router has not reopened its log yet", why=str(exc))
 
+    async def _ask_after_writes(self) -> None:
+        """Notice what the router could not write; the first answer says what was before us."""
+        if self._admin is None:
+            return
+        try:
+            found = await self._admin.failed_writes()
+        except Retryable:
+            return  # it is not there, and writes nothing
+        before, self._unwritten = self._unwritten, found
+        fresh = found if before is not None and found < before else found - (before or 0)
+        if before is None or not fresh:
+            return
+        self.counts.unwritten += fresh
+        log.error("the router cannot write its log, exposures are lost: make room", writes=fresh)
+
     def _drop(self) -> None:
         """Delete the oldest rotated files while all files are beyond the disk's limit."""
         files = [*rotated(self._path), *([self._path] if self._path.exists() else [])]
@@ -257,24 +288,23 @@ class Shipper:
         for oldest in files[:-1]:
             if total <= self._limits.disk:
                 return
+            if oldest.stat().st_ino == _place(self._tail.position)[0]:
+                continue
             total -= oldest.stat().st_size
-            lost = self._unread(oldest)
+            lost = _lines(oldest)
             oldest.unlink()
             self.counts.dropped += lost
             log.error("lines are dropped: the disk limit", file=oldest.name, lines=lost)
 
-    def _unread(self, file: Path) -> int:
-        """Lines of a file that were not read; those that were are sent from memory."""
-        inode, offset = _place(self._tail.position)
-        start = offset if file.stat().st_ino == inode else 0
-        count = 0
-        with file.open("rb") as opened:
-            opened.seek(start)
-            last = b"\n"
-            while chunk := opened.read(1 << 20):
-                count += chunk.count(b"\n")
-                last = chunk[-1:]
-        return count + (last != b"\n")
+
+def _lines(file: Path) -> int:
+    """How many lines a file has, the last one with or without its end."""
+    count, last = 0, b"\n"
+    with file.open("rb") as opened:
+        while chunk := opened.read(1 << 20):
+            count += chunk.count(b"\n")
+            last = chunk[-1:]
+    return count + (last != b"\n")
 
 
 def _read_position(file: Path) -> str | None:

@@ -32,6 +32,7 @@ _TEXTS = {
     "refused": "of those shipped, what the controller would not use",
     "dropped": "lines that are lost: the disk was full, or nobody will take them",
     "failures": "attempts to send that failed",
+    "unwritten": "attempts of the router to write its log that failed: exposures that are lost",
 }
 
 

@@ -50,6 +50,7 @@ from controller.core.split import is_segment, ranges
 from controller.errors import InvariantError
 from controller.router import config
 from controller.router.access_log import log_format, route_name
+from controller.router.table import routes_in, table
 
 CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 EDS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -110,6 +111,10 @@ class Snapshot:
     epochs: Mapping[str, int]
     versions: Mapping[str, str]
     """Type -> xxh64 of its content: equal content has an equal version."""
+    names: Mapping[str, frozenset[str]]
+    """EDS, RDS -> what a router that has the rest asks for by name."""
+    led_to: frozenset[str] = frozenset()
+    """The clusters that users' requests may be routed to. Mirrored ones are not users'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,21 +151,25 @@ def snapshot(
 ) -> Snapshot:
     """The resources that make these splits true; raises InvariantError when they are not whole."""
     _refuse_twins(models)
-    ordered = sorted(models, key=lambda model: (-len(model.route.prefix), model.route.prefix))
+    ordered = sorted(models, key=lambda model: model.route.prefix)
     found = (parts or Parts()).of(ordered)
     resources = {
         CDS: _parsed(CDS, [config.shadow_cluster(listener.shadow_socket)]),
         EDS: {},
         LDS: _parsed(LDS, _listeners(ordered, listener)),
         RDS: {
-            "router": _route_table("router", [each.routes for each in found]),
-            "shadow": _route_table("shadow", [each.shadow_routes for each in found]),
+            "router": table("router", _by_prefix(ordered, found)),
+            "shadow": table("shadow", {"/": [r for each in found for r in each.shadow_routes]}),
         },
     }
     for each in found:
         resources[CDS] |= each.clusters
         resources[EDS] |= each.assignments
-    built = of_resources(resources, {model.name: model.split.epoch for model in models})
+    built = of_resources(
+        resources,
+        {model.name: model.split.epoch for model in models},
+        frozenset(name for model in models for name in _led_to(model)),
+    )
     check(built)
     return built
 
@@ -178,11 +187,14 @@ def _part(model: RoutedModel) -> _Part:
 
 
 def of_resources(
-    resources: Mapping[str, Mapping[str, Message]], epochs: Mapping[str, int]
+    resources: Mapping[str, Mapping[str, Message]],
+    epochs: Mapping[str, int],
+    led_to: frozenset[str] = frozenset(),
 ) -> Snapshot:
     """A snapshot of these resources, unchecked, with its versions."""
     versions = {kind: _digest(resources[kind].values()) for kind in TYPES}
-    return Snapshot(resources=resources, epochs=epochs, versions=versions)
+    names = {EDS: _eds_names(resources[CDS]), RDS: frozenset(resources[RDS])}
+    return Snapshot(resources, epochs, versions, names, led_to)
 
 
 def check(built: Snapshot) -> None:
@@ -192,7 +204,7 @@ def check(built: Snapshot) -> None:
         missing = sorted(set(_pointed_to(routes)) - set(clusters))
         if missing:
             raise InvariantError(f"routes {name!r} lead to clusters that do not exist: {missing}")
-    wanting = sorted(eds_names(built) - set(built.resources[EDS]))
+    wanting = sorted(built.names[EDS] - set(built.resources[EDS]))
     if wanting:
         raise InvariantError(f"clusters without an assignment of endpoints: {wanting}")
     for name, listener in built.resources[LDS].items():
@@ -201,10 +213,10 @@ def check(built: Snapshot) -> None:
             raise InvariantError(f"listener {name!r} needs routes that do not exist: {missing}")
 
 
-def eds_names(built: Snapshot) -> set[str]:
+def _eds_names(clusters: Mapping[str, Message]) -> frozenset[str]:
     """The clusters that get their endpoints by EDS."""
     eds = cluster_pb2.Cluster.EDS
-    return {name for name, each in built.resources[CDS].items() if getattr(each, "type", -1) == eds}
+    return frozenset(name for name, each in clusters.items() if getattr(each, "type", -1) == eds)
 
 
 def union(old: Snapshot, new: Snapshot) -> Snapshot:
@@ -213,7 +225,7 @@ def union(old: Snapshot, new: Snapshot) -> Snapshot:
         kind: {**old.resources[kind], **new.resources[kind]} if kind in (CDS, EDS) else named
         for kind, named in new.resources.items()
     }
-    return of_resources(resources, new.epochs)
+    return of_resources(resources, new.epochs, new.led_to)
 
 
 def _refuse_twins(models: Sequence[RoutedModel]) -> None:
@@ -234,6 +246,12 @@ def _refuse_twins(models: Sequence[RoutedModel]) -> None:
 def cluster_name(model: str, arm: str) -> str:
     """The cluster of an arm: `model/arm`."""
     return f"{model}/{arm}"
+
+
+def _led_to(model: RoutedModel) -> Iterable[str]:
+    """The clusters that a split gives users' requests to."""
+    for weights in (model.split.weights, *model.split.segments.values()):
+        yield from (cluster_name(model.name, arm) for arm, weight in weights.items() if weight)
 
 
 def _clusters(model: RoutedModel) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -268,14 +286,9 @@ def _listeners(models: Sequence[RoutedModel], listener: ListenerConfig) -> list[
     ]
 
 
-def _route_table(name: str, parts: Iterable[Sequence[Message]]) -> Message:
-    host = {"name": name, "domains": ["*"]}
-    table = route_pb2.RouteConfiguration()
-    ParseDict({"name": name, "virtual_hosts": [host], "validate_clusters": False}, table)
-    for routes in parts:
-        table.virtual_hosts[0].routes.extend(routes)
-    found: Message = table
-    return found
+def _by_prefix(models: Sequence[RoutedModel], parts: Sequence[_Part]) -> dict[str, Any]:
+    pairs = zip(models, parts, strict=True)
+    return {model.route.prefix: part.routes for model, part in pairs}
 
 
 def _unit_source(route: Route) -> str:
@@ -367,7 +380,7 @@ def _arms(model: RoutedModel, segment: str | None) -> list[dict[str, Any]]:
         {
             "name": cluster_name(model.name, part.arm),
             "weight": part.end - part.start,
-            "response_headers_to_add": [config.header("x-understudy-arm", part.arm)],
+            "response_headers_to_add": [config.header(config.ARM_HEADER, part.arm)],
         }
         for part in ranges(model.split, segment)
     ]
@@ -413,10 +426,9 @@ def _digest(messages: Iterable[Message]) -> str:
 
 
 def _pointed_to(routes: Message) -> Iterable[str]:
-    for host in getattr(routes, "virtual_hosts", ()):
-        for route in host.routes:
-            action = route.route
-            if action.cluster:
-                yield action.cluster
-            yield from (part.name for part in action.weighted_clusters.clusters)
-            yield from (each.cluster for each in action.request_mirror_policies)
+    for route in routes_in(routes):
+        action = route.route
+        if action.cluster:
+            yield action.cluster
+        yield from (part.name for part in action.weighted_clusters.clusters)
+        yield from (each.cluster for each in action.request_mirror_policies)

@@ -210,11 +210,11 @@ class TallySource:
             kept: Float = counts[keep].astype(np.float64)
             return kept
 
-        return Tallies(
+        return Tallies.of(
+            n,
             offset=np.arange(start, start + n),
             time=born[k] * self._tick_s + ((cut.begin + cut.end) / 2)[p],
             epoch=self._epoch[ring[k]],
-            segment=np.full(n, -1),
             arm=arm,
             exposures=column(new),
             errors=column(failed),
@@ -222,10 +222,12 @@ class TallySource:
             entered_errors=column(failed),
             matured=column(matured),
             events=column(events),
+            event_value=column(events * value),
             delay=self._delay[ring[k], p, age[k]],
             outcomes=column(outcomes),
             joined=column(joined),
             value=column(worth),
+            square=column(joined * value**2 + (outcomes - joined) * default**2),
             analysed=column(outcomes),
             analysed_value=column(worth),
             lapsed=column(outcomes - joined),

@@ -5,7 +5,7 @@ They are few, so they are values rather than columns, and each comes back from i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias, assert_never
 
 from controller.core.model import (
@@ -17,10 +17,12 @@ from controller.core.model import (
     Presence,
     Role,
     SplitEvent,
+    TalliesEvent,
     Tick,
     Version,
     VersionEvent,
 )
+from controller.stream.tallies import TalliesLine, tallies_event, tallies_line
 from controller.stream.wire import (
     CapacityLine,
     CommandLine,
@@ -30,7 +32,9 @@ from controller.stream.wire import (
     canonical,
 )
 
-ControlLine: TypeAlias = SplitLine | VersionLine | CapacityLine | CommandLine | TickLine
+ControlLine: TypeAlias = (
+    SplitLine | VersionLine | CapacityLine | CommandLine | TalliesLine | TickLine
+)
 
 
 def control_event(offset: int, event: ControlLine) -> ControlEvent:
@@ -64,14 +68,40 @@ def control_event(offset: int, event: ControlLine) -> ControlEvent:
         case CommandLine():
             by = event.by or ""
             return CommandEvent(offset, event.time, event.command, by, event.reason, event.version)
+        case TalliesLine():
+            return tallies_event(offset, event)
         case TickLine():
-            return Tick(offset, event.time)
+            return Tick(
+                offset=offset,
+                time=event.time,
+                policy=event.policy,
+                partitions=event.partitions,
+                arms=event.arms,
+                epoch=event.epoch,
+                segments=event.segments,
+            )
     assert_never(event)
 
 
-def tick_line(time: float) -> bytes:
-    """The line of a tick; `time` in epoch seconds."""
-    return _line(type="tick", time=time)
+def tick_line(  # noqa: PLR0913 - the event's own fields, by keyword
+    time: float,
+    *,
+    policy: str = "",
+    partitions: int = 0,
+    arms: Sequence[str] = (),
+    epoch: int = 0,
+    segments: Sequence[str] = (),
+) -> bytes:
+    """The line of a tick; `time` in epoch seconds, the rest as in `Tick`."""
+    return _line(
+        type="tick",
+        time=time,
+        policy=policy or None,
+        partitions=partitions or None,
+        arms=list(arms) or None,
+        epoch=epoch or None,
+        segments=list(segments) or None,
+    )
 
 
 def split_line(
@@ -165,7 +195,16 @@ def control_line(model: str, event: ControlEvent) -> bytes:
     """The line of a control event, its offset left out: the log gives that."""
     match event:
         case Tick():
-            return tick_line(event.time)
+            return tick_line(
+                event.time,
+                policy=event.policy,
+                partitions=event.partitions,
+                arms=event.arms,
+                epoch=event.epoch,
+                segments=event.segments,
+            )
+        case TalliesEvent():
+            return tallies_line(model, event)
         case SplitEvent():
             return split_line(
                 model,

@@ -22,6 +22,12 @@ from controller.core.model import Json
 from controller.errors import EventError
 from controller.stream.wire import UNREADABLE, Canonical, canonical, malformed
 
+MAX_EVENTS: Final = 100_000
+"""The most events of one request; each costs several hundred bytes of memory, however short."""
+
+_COMMAS: Final = 16
+"""An array is counted by its commas, before it is taken apart: an event has some of its own."""
+
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r\n"
 _LINES: Final = frozenset(
@@ -29,6 +35,14 @@ _LINES: Final = frozenset(
 )
 _RAW: Final = msgspec.json.Decoder(msgspec.Raw)
 _RAWS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def holds_too_many(body: bytes, content_type: str) -> bool:
+    """Whether a request may hold more than `MAX_EVENTS`; told without taking it apart."""
+    is_array = body.lstrip(_BOM + _BLANK)[:1] == b"[" and not _is_lines(content_type)
+    if is_array:
+        return body.count(b",") > _COMMAS * MAX_EVENTS
+    return body.count(b"\n") > MAX_EVENTS
 
 
 def intake(
@@ -42,9 +56,10 @@ def intake(
     lowered = {name.lower(): value for name, value in (headers or {}).items()}
     if "ce-type" in lowered or "ce-specversion" in lowered:
         return [_binary(body, lowered)]
-    media_type = content_type.partition(";")[0].strip().lower()
     try:
-        documents = _documents(body.removeprefix(_BOM).strip(_BLANK), media_type)
+        documents = _documents(
+            body.removeprefix(_BOM).strip(_BLANK), is_lines=_is_lines(content_type)
+        )
     except UNREADABLE as exc:
         error = malformed(f"body: found no JSON array ({exc}), expected a JSON array of events")
         error.event = body
@@ -52,8 +67,12 @@ def intake(
     return [_judged(document) for document in documents]
 
 
-def _documents(body: bytes, media_type: str) -> Sequence[bytes]:
-    if media_type in _LINES:
+def _is_lines(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() in _LINES
+
+
+def _documents(body: bytes, *, is_lines: bool) -> Sequence[bytes]:
+    if is_lines:
         return _lines(body)
     if body.startswith(b"["):
         return [bytes(raw) for raw in _RAWS.decode(body)]
@@ -78,6 +97,9 @@ def _judged(event: bytes | Json) -> Canonical | EventError:
         return canonical(event)
     except EventError as error:
         error.event = event if isinstance(event, bytes) else msgspec.json.encode(event)
+        # It is a value from here on, one of perhaps very many: what led to it would keep several
+        # kilobytes of frames alive.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
         return error
 
 

@@ -2,36 +2,45 @@
 
 Invariant: per model the blocks are gapless and never change,
 
-    blocks in order b1, b2, …:  start(b1) = 0  and  start(b(i+1)) = start(bi) + count(bi)
+    blocks in order b1, b2, …:  start(b1) = first  and  start(b(i+1)) = start(bi) + count(bi)
 
-and an append, of any number of models, with its mark, is one transaction. When `append` returns,
-its events are on the disk (WAL with `synchronous=FULL`: one fsync per append); before, they are
-there whole or not at all. Readers see committed blocks only, and never make the writer wait.
+where `first` is 0 until the log is trimmed: then it stands in a row, which also says where an
+emptied log goes on. An append, of any number of models, with its mark, is one transaction. When
+`append` returns, its events are on the disk (WAL with `synchronous=FULL`: one fsync per append);
+before, they are there whole or not at all. Readers see committed blocks only, and never make the
+writer wait.
 
 One row per block, not per event: SQLite takes 75 000 to 240 000 rows a second, the log has to take
-several times that in events. Lines are compressed by zlib level 1, which pays for itself in fsync.
+several times that in events. How lines become a block, `packing` says.
 
 One connection writes and one reads, each behind a lock, because API, tailer and loop call from
 threads of their own. A reader holds its lock for one block at a time and no transaction in between:
 blocks never change, so a long read needs no snapshot, and the WAL can be checkpointed meanwhile.
 Rejected: a connection per thread (worker threads come and go, and every one would keep a file
 handle until collected), a counter of the next offset in memory (two processes would disagree).
+
+Trimming deletes rows; SQLite uses their pages again, so the file stays as large as the log ever was
+between two trims, and no larger. Rejected: a file per hour, dropped as a whole (an append over
+several files is not one transaction), giving the pages back to the disk (`auto_vacuum` moves a page
+for each one freed, and they are needed again a moment later).
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from controller.errors import BackendError, InvariantError, Permanent, Retryable
+from controller.errors import BackendError, InvariantError, Permanent, Retryable, Trimmed
 from controller.stream import Block, Mark
-from controller.stream.packing import Packed, packed, unpacked
+from controller.stream.packing import Packed, chunks, packed, unpacked
+from controller.stream.recent import Recent
 
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
+_TRIMMED: Final = "CREATE TABLE trimmed (model TEXT PRIMARY KEY, first INTEGER NOT NULL) STRICT"
 _SCHEMA: Final = (
     """CREATE TABLE block (
         id    INTEGER PRIMARY KEY,
@@ -42,10 +51,26 @@ _SCHEMA: Final = (
         UNIQUE (model, start)
     ) STRICT""",
     "CREATE TABLE mark (source TEXT PRIMARY KEY, position TEXT NOT NULL) STRICT",
+    _TRIMMED,
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
+_UPGRADES: Final = {
+    0: _SCHEMA,
+    # An Understudy that does not know of trimming would number an emptied log from 0 again.
+    1: (_TRIMMED, f"PRAGMA user_version = {_SCHEMA_VERSION}"),
+}
 
+_TRIM_BLOCKS: Final = 20_000
+_TRIM_BYTES: Final = 1 << 26
+"""No more than this is deleted at once, so that an append is never kept waiting for long."""
+
+_FIRST = "SELECT first FROM trimmed WHERE model = ?"
 _END = "SELECT start + count FROM block WHERE model = ? ORDER BY start DESC LIMIT 1"
+_OLD = """SELECT start + count, length(body) FROM block
+          WHERE model = ?1 AND start < ?2 AND start + count <= ?2 ORDER BY start LIMIT ?3"""
+_DROP = "DELETE FROM block WHERE model = ? AND start < ?"
+_SET_FIRST = """INSERT INTO trimmed (model, first) VALUES (?, ?)
+                ON CONFLICT (model) DO UPDATE SET first = excluded.first"""
 _AT = """SELECT start, count, body FROM block WHERE model = ? AND start <= ?
          ORDER BY start DESC LIMIT 1"""
 _INSERT = "INSERT INTO block (model, start, count, body) VALUES (?, ?, ?, ?)"
@@ -66,6 +91,7 @@ class SqliteStream:
     def __init__(self, path: str | Path, *, busy_timeout_s: float = 5.0) -> None:
         self._path = Path(path)
         self._write_lock, self._read_lock = Lock(), Lock()
+        self._recent = Recent()
         with self._mapped():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connect(busy_timeout_s)
@@ -77,7 +103,11 @@ class SqliteStream:
                 raise
 
     def append(
-        self, lines: dict[str, Sequence[bytes]], *, mark: Mark | None = None
+        self,
+        lines: Mapping[str, Sequence[bytes]],
+        *,
+        mark: Mark | None = None,
+        trim: Mapping[str, int] | None = None,
     ) -> dict[str, int]:
         """Append events to each model's log, all or nothing, durably when it returns."""
         blocks = {model: packed(ls) for model, ls in lines.items()}
@@ -85,12 +115,18 @@ class SqliteStream:
             starts = {model: self._append(model, own) for model, own in blocks.items()}
             if mark is not None:
                 self._writer.execute(_SET_MARK, (mark.source, mark.position))
+            for model, offset in (trim or {}).items():
+                self._trim(model, offset)
+        for model, start in starts.items():
+            self._remember(model, start, lines[model])
         return starts
 
     def read(self, model: str, start: int, *, limit: int = 100_000) -> Iterator[Block]:
         """Blocks from `start` to the end of the log as it is at this call, about `limit` events."""
         if start < 0:
             raise InvariantError(f"read from offset {start}: offsets count from 0")
+        if start < (first := self.first(model)):
+            raise Trimmed(model, first)
         # Not itself a generator: one would look for the end at its first `next` only.
         return self._blocks(model, start, min(self.end(model), start + limit))
 
@@ -99,9 +135,14 @@ class SqliteStream:
         row = self._one("SELECT position FROM mark WHERE source = ?", source)
         return None if row is None else str(row[0])
 
+    def first(self, model: str) -> int:
+        """The offset of the oldest event of `model` that is kept."""
+        row = self._one(_FIRST, model)
+        return 0 if row is None else int(row[0])
+
     def end(self, model: str) -> int:
         """The offset that the next event of `model` will have."""
-        row = self._one(_END, model)
+        row = self._one(_END, model) or self._one(_FIRST, model)
         return 0 if row is None else int(row[0])
 
     def close(self) -> None:
@@ -111,12 +152,32 @@ class SqliteStream:
             self._writer.close()
 
     def _append(self, model: str, blocks: Sequence[Packed]) -> int:
-        row = self._writer.execute(_END, (model,)).fetchone()
-        first = next_ = 0 if row is None else int(row[0])
+        first = next_ = self._next(model)
         for count, body in blocks:
             self._writer.execute(_INSERT, (model, next_, count, body))
             next_ += count
         return first
+
+    def _next(self, model: str) -> int:
+        for query in (_END, _FIRST):
+            if (row := self._writer.execute(query, (model,)).fetchone()) is not None:
+                return int(row[0])
+        return 0
+
+    def _trim(self, model: str, offset: int) -> None:
+        first, size = 0, 0
+        for end, length in self._writer.execute(_OLD, (model, offset, _TRIM_BLOCKS)):
+            first, size = int(end), size + length
+            if size >= _TRIM_BYTES:
+                break
+        if first:
+            self._writer.execute(_DROP, (model, first))
+            self._writer.execute(_SET_FIRST, (model, first))
+
+    def _remember(self, model: str, start: int, lines: Sequence[bytes]) -> None:
+        for chunk in chunks(lines):
+            self._recent.keep(model, start, chunk)
+            start += len(chunk)
 
     def _blocks(self, model: str, start: int, stop: int) -> Iterator[Block]:
         while start < stop:
@@ -126,8 +187,12 @@ class SqliteStream:
 
     def _lines(self, model: str, offset: int) -> tuple[bytes, ...]:
         """The lines from `offset` to the end of the block in which it lies."""
+        if (recent := self._recent.take(model, offset)) is not None:
+            return recent
         row = self._one(_AT, model, offset)
         if row is None or row[0] + row[1] <= offset:
+            if offset < (first := self.first(model)):
+                raise Trimmed(model, first)  # while it was read
             raise self._damaged(f"offset {offset} of {model} is missing")
         start, count, body = row
         try:
@@ -150,14 +215,13 @@ class SqliteStream:
     def _prepare(self) -> None:
         """Make the schema in a new file; refuse a file that is not ours."""
         if self._writer.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-            self._refuse_unless(self._found_version() in {0, _SCHEMA_VERSION})
+            self._refuse_unless(self._found_version() in {*_UPGRADES, _SCHEMA_VERSION})
             self._writer.execute("PRAGMA journal_mode = WAL")
         with _transaction(
             self._writer
         ):  # two processes may start at once: the second finds it made
-            if self._found_version() == 0:
-                for statement in _SCHEMA:
-                    self._writer.execute(statement)
+            for statement in _UPGRADES.get(self._found_version(), ()):
+                self._writer.execute(statement)
             self._refuse_unless(self._found_version() == _SCHEMA_VERSION)
 
     def _found_version(self) -> int:

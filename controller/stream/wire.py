@@ -26,9 +26,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from controller.core.model import BASIS, NO_EPOCH, Json, Operation, Presence, Reason, Role
+from controller.core.policy.manifest import MOST_PARTITIONS
 from controller.core.policy.quantities import ENDPOINT
 from controller.core.split import SEGMENT_LENGTH
 from controller.errors import EventError
+from controller.stream.tallies import EXPECTED as EXPECTED_OF_TALLIES
+from controller.stream.tallies import TalliesLine
 
 MAX_EVENT_BYTES: Final = 65_536
 """The longest event, in bytes of JSON."""
@@ -162,6 +165,11 @@ class TickLine(Struct, tag="tick", frozen=True, gc=False):
     """The wall clock; it is every model's."""
 
     time: _Time
+    policy: Annotated[str, Meta(max_length=64)] = ""
+    partitions: Annotated[int, Meta(ge=0, le=MOST_PARTITIONS)] = 0
+    arms: tuple[_Name, ...] = ()
+    epoch: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    segments: tuple[_Segment, ...] = ()
     model: ClassVar[None] = None
 
 
@@ -174,6 +182,7 @@ Event: TypeAlias = (
     | VersionLine
     | CapacityLine
     | CommandLine
+    | TalliesLine
     | TickLine
 )
 
@@ -186,6 +195,7 @@ TYPES: Final[tuple[type[Event], ...]] = (
     VersionLine,
     CapacityLine,
     CommandLine,
+    TalliesLine,
     TickLine,
 )
 
@@ -242,6 +252,9 @@ _EXPECTED: Final = {
     "replicas": "a whole number from 0",
     "limit": "a whole number from 1",
     "reason": "a text of at most 2048 characters",
+    "policy": "a text of at most 64 characters",
+    "partitions": f"a whole number from 0 to {MOST_PARTITIONS}",
+    **EXPECTED_OF_TALLIES,
 }
 
 _MISSING = re.compile(r"missing required field `(\w+)`")
@@ -255,13 +268,15 @@ _RFC_3339 = re.compile(
 class Canonical:
     """One event as the log keeps it; `model` is None for a tick, which is every model's.
 
-    time  epoch seconds
+    time        epoch seconds
+    request_id  which request it is about; "" where it is about none
     """
 
     model: str | None
     line: bytes
     type: str
     time: float
+    request_id: str = ""
 
 
 def canonical(event: bytes | Json) -> Canonical:
@@ -277,18 +292,31 @@ def canonical(event: bytes | Json) -> Canonical:
     if not isinstance(tag, str) or tag not in _OPTIONAL:
         raise _fault("type", document)
     if isinstance(time := document.get("time"), str):
-        document["time"] = _epoch_s(time)
+        document["time"] = epoch_s(time)
     for name in _OPTIONAL[tag]:
         if name in document and document[name] is None:
             del document[name]
-    line = msgspec.json.encode(document)
+    return checked(document)
+
+
+def checked(document: dict[str, Json]) -> Canonical:
+    """An event whose `time` is a number and whose optional fields are not null, as a line.
+
+    Raises:
+        EventError: as `canonical`.
+    """
+    try:
+        line = msgspec.json.encode(document)
+    except UNREADABLE as exc:
+        raise malformed(f"event: found a text that is no Unicode ({exc})") from exc
     if len(line) > MAX_EVENT_BYTES:
         raise _too_long(len(line))
     try:
         typed = WIRE.decode(line)
     except UNREADABLE as exc:
         raise _explained(exc, document) from exc
-    return Canonical(model=typed.model, line=line, type=tag, time=typed.time)
+    request_id = typed.request_id if isinstance(typed, Exposure | Reward) else ""
+    return Canonical(typed.model, line, str(document["type"]), typed.time, request_id)
 
 
 def malformed(message: str) -> EventError:
@@ -353,7 +381,8 @@ def _identity(attributes: dict[str, Json]) -> Json:
     return f"{source}#{id_}" if isinstance(source, str) and isinstance(id_, str) else id_
 
 
-def _epoch_s(text: str) -> float:
+def epoch_s(text: str) -> float:
+    """The time that an RFC 3339 text says, in epoch seconds; raises `EventError`."""
     if not _RFC_3339.fullmatch(text):
         raise _fault("time", {"time": text})
     try:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from controller.core.model import (
     ArmReport,
+    HealthKey,
     Json,
     Lift,
     Operation,
@@ -74,7 +75,7 @@ def ramping(model: str, time: float, weight: int, n: int = 4_000) -> Report:
     )
 
 
-SOUND: dict[str, Json] = {
+SOUND: dict[HealthKey, Json] = {
     "sample_ratio": "ok",
     "sample_ratio_evidence": math.inf,
     "unattributed": 0,
@@ -172,6 +173,7 @@ class Fake:
         self.router: dict[str, Json] = {"connected": 1, "nacks": 2, "last_nack": None}
         self.is_log_reachable = True
         self.leader = ""
+        self.stuck: dict[str, str] = {}
         self.ledger = {
             name: [
                 decision(
@@ -184,6 +186,9 @@ class Fake:
 
     def models(self) -> tuple[str, ...]:
         return tuple(self.reports)
+
+    def held(self) -> dict[str, str]:
+        return dict(self.stuck)
 
     def report(self, model: str) -> Report:
         return self.reports[model]
@@ -199,6 +204,12 @@ class Fake:
         if number is not None:
             return decision_explanation(rows[number])
         return explanation(self.reports[model], rows.get(len(rows)))
+
+    def evidence(self, model: str) -> dict[str, Json]:
+        return explanation(self.reports[model], None)
+
+    def intake_status(self) -> dict[str, Json]:
+        return {"refused": {"malformed": 2}, "unkept": 1, "lag": {"digits": 5}, "turn_s": 0.5}
 
     def history(self, model: str) -> list[Report]:
         return self.past[model]

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from controller.core.model import Phase, Verdict
+from controller.core.model import EarlierArms, Phase, Verdict
 from tests.api.conftest import Served, serving
 from tests.api.fake import T0, decision, exploring, ramping
 from tests.api.screenshot import Page
@@ -40,9 +40,13 @@ def test_the_page_shows_the_numbers_of_the_api_and_updates(
     assert "v2 against v1: +4.2 % [−1.1 %, ∞]" in text  # noqa: RUF001 - a real minus sign
 
     later = ramping("digits", served.fake.reports["digits"].time + 60, 2_500, 8_000)
-    served.publish(replace(later, reason="v2 goes to 25 %", epoch=18))
+    earlier = EarlierArms(arms=4_200, exposures=9, outcomes=8_000, rewards=7, errors=1)
+    served.publish(replace(later, reason="v2 goes to 25 %", epoch=18, earlier=earlier))
     page.wait("document.body.innerText.includes('v2 goes to 25 %')")
     page.wait("document.body.innerText.includes('split 18 wanted, 17 in force')")
+    assert "Arms of digits, without 4,200 earlier ones that had 8,000 outcomes" in page.value(
+        "document.querySelector('.arms caption').textContent"
+    )
     assert cell(page, "v2", "wanted") == "25 %"
     assert cell(page, "v1", "exposures") == "8,000"
     assert page.value("document.documentElement.scrollWidth") <= size[0]
@@ -67,6 +71,18 @@ def test_hostile_words_stay_words(served: Served, page: Page) -> None:
     assert page.value("document.querySelector('.reason').textContent") == evil
     assert page.value("document.querySelectorAll('.reason *').length") == 0
     assert page.value("document.title") == "Understudy"
+    assert page.errors == []
+
+
+def test_a_model_that_is_held_since_the_start_is_told_at_the_top(
+    served: Served, page: Page
+) -> None:
+    served.fake.stuck = {"n": "its log was lost"}
+    page.open(served.url, width=1200, height=900)
+    page.wait("!document.querySelector('#held').hidden")
+    assert page.value("document.querySelector('#held').textContent") == (
+        "n is held since the start: its log was lost"
+    )
     assert page.errors == []
 
 
@@ -148,12 +164,14 @@ def test_what_holds_a_model_is_shown_and_goes_when_it_is_over(page: Page) -> Non
         health = {
             "trouble": "Retryable: the disk is full",
             "carrier": "there is no HTTPRoute public",
+            "unreported": "partition 2 has told nothing",
             "split": "refused by the router: no",
         }
         own.publish(replace(sound, health=health))
         page.wait("document.querySelector('.alert').innerText.includes('the disk is full')")
         assert "refused by the router: no" in page.text()
         assert "there is no HTTPRoute public" in page.text()
+        assert "partition 2 has told nothing" in page.text()
         own.publish(sound)
         page.wait("document.querySelector('.alert').innerText == ''")
         page.open("about:blank", width=100, height=100)
@@ -282,8 +300,7 @@ def test_signals_of_the_data_are_said_in_words(page: Page) -> None:
         page.open(own.url, width=390, height=844)
         page.wait("document.querySelectorAll('.why .condition').length == 10")
         sound = own.fake.reports["digits"]
-        health = {**sound.health, "join_rate": {"now": 0.02, "before": 0.11}, "silent_s": 720.0}
-        own.publish(replace(sound, health=health, cause="stale"))
-        page.wait("document.querySelector('.alert').innerText.includes('12 min')")
-        assert "reward fell to 2 %, from 11 %" in page.text()
+        health = {**sound.health, "join_rate": {"now": 0.02, "before": 0.11}}
+        own.publish(replace(sound, health=health))
+        page.wait("document.querySelector('.alert').innerText.includes('fell to 2.00%')")
         page.open("about:blank", width=100, height=100)

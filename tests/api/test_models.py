@@ -45,6 +45,15 @@ def test_arms_have_the_shape_of_the_contract(served: Served) -> None:
     assert set(answer["lift"]) == {"v2"}
     assert set(answer["lift"]["v2"]) == {"estimate", "interval"}
     assert answer["rejected"] == {"orphan": 3, "late": 1, "duplicate": 0}
+    assert answer["worries"] == []
+
+
+def test_what_does_not_work_is_told_in_sentences(served: Served) -> None:
+    served.fake.reports["digits"].health["clock"] = "the clock stepped"
+    answer = served.client.get("/v1/models/digits/arms").json()
+    assert answer["worries"] == [
+        {"name": "clock", "sentence": "the clock stepped", "is_wrong": True}
+    ]
 
 
 def test_infinities_are_null_because_json_has_none(client: httpx.Client) -> None:
@@ -60,6 +69,16 @@ def test_models_are_listed_with_the_state_of_the_router(client: httpx.Client) ->
     assert answer["models"][0]["reason"].startswith("v2 holds")
     assert answer["router"] == {"connected": 1, "nacks": 2, "last_nack": None}
     assert client.get("/v1/models/digits").json()["candidate"] == "v2"
+
+
+def test_a_model_that_is_held_since_the_start_is_named_and_answers_503(served: Served) -> None:
+    served.fake.stuck = {"n": "its log was lost"}
+    answer = served.client.get("/v1/models").json()
+    assert [model["model"] for model in answer["models"]] == ["digits"]
+    assert answer["held"] == served.fake.stuck
+    refused = served.client.get("/v1/models/n/explain")
+    assert refused.status_code == 503
+    assert refused.json()["detail"] == "n is held since the start: its log was lost"
 
 
 def test_decisions_come_newest_first_and_in_pages(client: httpx.Client) -> None:

@@ -37,6 +37,7 @@ def test_metrics_are_those_of_the_reports(served: Served) -> None:
 def test_metrics_tell_how_near_each_condition_is(served: Served) -> None:
     served.fake.reports["digits"] = exploring("digits", T0 + 600)
     served.fake.reports["digits"].health["join_rate"] = {"now": 0.02, "before": 0.11}
+    served.fake.reports["digits"].health["left_behind"] = "v1 is kept running"
     families = {family.name: family for family in parse(served.client.get("/metrics").text)}
 
     def values(name: str, *labels: str) -> dict[tuple[str, ...], float]:
@@ -49,6 +50,7 @@ def test_metrics_tell_how_near_each_condition_is(served: Served) -> None:
     assert values("lift_upper", "candidate")["v4",] == lifts["v4"].upper
     assert values("p_best", "model", "candidate")["digits", "v2"] == 0.93
     assert values("silent_seconds", "model") == {("digits",): 0.4}
+    assert values("scale_down_held", "model") == {("digits",): 1.0}
     assert values("join_rate", "when") == {("now",): 0.02, ("before",): 0.11}
     surplus = values("evidence_surplus", "candidate", "condition", "then")
     told = served.client.get("/v1/models/digits/explain").json()["conditions"]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from urllib.parse import urlsplit
+
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect
 
 from controller import errors
 from controller.api.problems import STATUS
@@ -75,3 +80,19 @@ def test_the_nearest_status_of_an_error_counts() -> None:
     found = list(STATUS)
     for number, cls in enumerate(found):
         assert not any(issubclass(cls, before) for before in found[:number]), cls
+
+
+def test_a_sender_that_goes_away_in_mid_body_is_no_fault_of_ours(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a killed shipper does. Nothing is taken in, and no trace is logged."""
+    at = urlsplit(served.url)
+    with socket.create_connection((at.hostname, at.port)) as sender:
+        head = b"POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{"
+        sender.sendall(head)
+        time.sleep(0.1)  # it is being read
+    time.sleep(0.2)
+    assert served.client.get("/healthz").status_code == 200
+    faults = [each.exc_info[1] for each in caplog.records if each.exc_info]
+    assert [each for each in faults if isinstance(each, ClientDisconnect)] == []
+    assert served.fake.log == []

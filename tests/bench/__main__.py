@@ -1,7 +1,8 @@
 """`python -m tests.bench [NAME,…]`: the benchmarks, one table; missed targets are marked.
 
 `python -m tests.bench quality --write` renews docs/decision-quality.md. `cluster` is run only when
-it is named: it needs the test cluster's programs, and ten minutes.
+it is named: it needs the test cluster's programs, and ten minutes. `columns` and `contenders` fetch
+other stream processors into ~/.cache/understudy/bench-peers and take ten minutes each.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from rich.table import Table
 
 from tests.bench import mark
 
-BENCHES = ("router", "idle", "start", "join", "engine", "quality", "rollout", "cluster")
+BENCHES = (
+    *("router", "fleet", "idle", "start", "disk", "join", "topics", "engine", "columns"),
+    *("contenders", "partitions", "intake", "flood", "quality", "rollout", "cluster"),
+)
 
 
 def main(names: list[str], options: dict[str, bool]) -> None:

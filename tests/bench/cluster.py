@@ -27,8 +27,8 @@ from tests.bench.idle import cpu_s
 from tests.cluster import models
 from tests.cluster.client import path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import until
 from tests.cluster.serving import ClusterServe, policy
+from tests.processes import until
 
 NAMESPACE = "fleet"
 MODELS = 1_000

@@ -18,8 +18,8 @@ from tests.cluster.client import path
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import TinyKubelet
 from tests.cluster.network import Network
-from tests.cluster.processes import until
 from tests.cluster.serving import MODEL, SLOW, ClusterServe, Scene, Users, policy
+from tests.processes import until
 
 MEASURED_S = 60.0
 AGENT = "understudy/"

@@ -69,6 +69,7 @@ def test_what_holds_is_said_first(served: Served, capsys: pytest.CaptureFixture[
         {
             "trouble": "the disk is full",
             "carrier": "there is no HTTPRoute public",
+            "clock": "the clock stepped",
             "sample_ratio": "mismatch",
             "join_rate": {"now": 0.02, "before": 0.11},
         }
@@ -76,8 +77,9 @@ def test_what_holds_is_said_first(served: Served, capsys: pytest.CaptureFixture[
     for text in (explained(served, capsys), status(served, capsys)):
         assert "HOLDING: the disk is full" in text
         assert "HOLDING: there is no HTTPRoute public" in text
+        assert "HOLDING: the clock stepped" in text
         assert "HOLDING: the arms did not get the traffic that the splits say" in text
-        assert "HOLDING: the share of outcomes with a reward fell to 0.02, from 0.11" in text
+        assert "HOLDING: the share of outcomes with a reward fell to 2.00%, from 11.00%" in text
 
 
 def test_several_candidates_are_told_apart(

@@ -54,5 +54,5 @@ while `/v2/health/ready` answers 200. A deleted pod serves on for DELETE_AFTER (
 `kubelet.places()` -> {pod: Place(pod, model, version, address, port)}; `kubelet.kill(pod)` crashes
 it; `network.gateway` is this machine as pods see it.
 
-**processes**: until(what, is_so, timeout_s=30, every_s=0.05), free_port(), Child.
+**tests.processes**: until(what, is_so, timeout_s=30, every_s=0.05), free_port(), Child.
 """

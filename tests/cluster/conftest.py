@@ -13,7 +13,8 @@ from tests.cluster.client import path
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import TinyKubelet
 from tests.cluster.network import Network
-from tests.cluster.processes import until
+from tests.cluster.serving import Scene
+from tests.processes import until
 
 _numbers = itertools.count(1)
 
@@ -54,3 +55,13 @@ def kubelet(
     """Real servers for the pods of `namespace` that carry `models.KUBELET`."""
     with TinyKubelet(cluster, network, namespace, tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def scene(
+    cluster: ControlPlane, namespace: str, kubelet: TinyKubelet, tmp_path: Path
+) -> Iterator[Scene]:
+    """A model without a policy; whatever is started is ended."""
+    made = Scene(cluster, namespace, tmp_path, kubelet)
+    yield made
+    made.end()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import itertools
 import signal
 import subprocess
 import time
@@ -25,7 +26,7 @@ from tests.cluster import build
 from tests.cluster.audit import Audit
 from tests.cluster.certificates import Authority
 from tests.cluster.client import Client, Document, User, documents, path, write_kubeconfig
-from tests.cluster.processes import Child, free_port, until
+from tests.processes import Child, free_port, until
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -44,7 +45,7 @@ CONTROLLERS = (
     "serviceaccount-controller",
     "statefulset-controller",
 )
-POD_RANGE = "10.233.0.0/16"
+POD_RANGE = "10.233.{}.0/24"
 SERVICE_RANGE = "10.232.0.0/24"
 
 _AUDIT_POLICY = {
@@ -76,10 +77,11 @@ class ControlPlane:
         self.admin = self.client(self.user("admin", ("system:masters",)))
         self._etcd = self._child("etcd", *self._etcd_flags())
         self._api_server = self._child("kube-apiserver", *self._api_server_flags())
+        self._kwoks = itertools.count()
         self._others = [
             self._child("kube-controller-manager", *self._manager_flags()),
             self._child("kube-scheduler", *self._scheduler_flags()),
-            self._child("kwok", *self._kwok_flags()),
+            self._kwok(),
         ]
 
     # Life
@@ -137,10 +139,13 @@ class ControlPlane:
     def restart_controllers(self) -> None:
         """Start the controllers, the scheduler and KWOK anew.
 
-        After an API server that was away for long they look at it again only once a minute.
+        After an API server that was away for long they look at it again only once a minute. A KWOK
+        that has just begun does not know which addresses pods have, so each has its own range.
         """
         for child in self._others:
             child.stop()
+        self._others[-1] = self._kwok()
+        for child in self._others:
             child.start()
 
     def pause_api(self) -> None:
@@ -413,15 +418,16 @@ class ControlPlane:
             "--profiling=false",
         ]
 
-    def _kwok_flags(self) -> list[str]:
-        return [
+    def _kwok(self) -> Child:
+        return self._child(
+            "kwok",
             self._component("kwok", ("system:masters",)),
             f"--config={Path(__file__).parent / 'stages.yaml'}",
             "--manage-all-nodes=true",
             "--node-lease-duration-seconds=0",
-            f"--cidr={POD_RANGE}",
+            f"--cidr={POD_RANGE.format(next(self._kwoks))}",
             "--node-ip=10.231.255.1",
-        ]
+        )
 
 
 def has_condition(document: Document, name: str, status: str = "True") -> bool:

@@ -28,7 +28,7 @@ from tests.cluster import models
 from tests.cluster.client import Document, Refused, path
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.network import Network
-from tests.cluster.processes import Child
+from tests.processes import Child
 
 _HERE = Path(__file__).parent
 _LOOK_EVERY_S = 0.1

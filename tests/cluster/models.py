@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tests.cluster.client import Client, Document, path
 from tests.cluster.control_plane import has_condition
-from tests.cluster.processes import until
+from tests.processes import until
 
 MODEL, VERSION = "understudy.dev/model", "understudy.dev/version"
 

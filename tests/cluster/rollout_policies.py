@@ -6,7 +6,7 @@ from controller.core.policy.crd import NAME, crd
 from controller.deploy.policies import POLICIES
 from tests.cluster.client import path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import until
+from tests.processes import until
 
 
 def install(cluster: ControlPlane) -> None:

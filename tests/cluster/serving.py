@@ -27,7 +27,7 @@ from tests.cluster import models, rollout_policies
 from tests.cluster.client import Document, path
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import TinyKubelet
-from tests.cluster.processes import free_port, until
+from tests.processes import free_port, until
 from tests.service.conftest import ROOT, Ran, Serve, environment
 
 MODEL = "digits"
@@ -45,6 +45,9 @@ CANARY = {
     "margin": "20%",
     "max_duration": "1h",
 }
+
+FORGET_ROUTERS = "1s"
+"""Else each controller that has just begun would scale nothing down for minutes."""
 
 PACE = {"warmup": "1s", "retain": "3s", "progress_deadline": "1m", "drain": "1s"}
 
@@ -103,7 +106,12 @@ class ClusterServe(Serve):
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the process; it may stand by for ever."""
-        own = {"KUBECONFIG": str(self.kubeconfig), "HOSTNAME": self.name, **self.environment}
+        own = {
+            "KUBECONFIG": str(self.kubeconfig),
+            "HOSTNAME": self.name,
+            "UNDERSTUDY_FORGET_ROUTERS": FORGET_ROUTERS,
+            **self.environment,
+        }
         with self.err.open("ab") as err, self.out.open("wb") as out:
             self.process = subprocess.Popen(
                 self.command(), stdout=out, stderr=err, cwd=ROOT, env=environment() | own

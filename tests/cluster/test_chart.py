@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from controller.cli.app import app
 from controller.router.envoy import binary
+from controller.settings import FORGET_ROUTERS
 from docs import chart as made
 from tests.cluster.chart import (
     CHART,
@@ -24,11 +25,15 @@ from tests.cluster.chart import (
 )
 from tests.cluster.client import Document, path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import until
+from tests.processes import until
 
 SERVERS: dict[str, Any] = {
     "ledger": {"url": "postgresql+psycopg://u:p@db/understudy"},
     "stream": {"url": "redis://queue:6379/0"},
+}
+SOURCES: dict[str, Any] = {
+    "kafka": {"url": "kafkas://u:s3cret@broker:9093"},
+    "redis": {"existingSecret": {"name": "queue"}},
 }
 SECRETS: dict[str, Any] = {
     "ledger": {"existingSecret": {"name": "db", "key": "dsn"}},
@@ -55,6 +60,12 @@ MATRIX: dict[str, dict[str, Any]] = {
     "two controllers": {"controller": {"replicas": 2}, **SERVERS},
     "two controllers, URLs in Secrets": {"controller": {"replicas": 2}, **SECRETS},
     "a server for one of two": {"ledger": SERVERS["ledger"]},
+    "topics of others": {"sources": SOURCES},
+    "workers": {"workers": {"replicas": 3, "slots": 8, **PODS}, **SECRETS},
+    "workers, URLs in a Secret of the chart": {
+        "workers": {"replicas": 1, "extraEnv": [{"name": "A", "value": "1"}]},
+        **SERVERS,
+    },
     "no volume": {"controller": {"persistence": {"enabled": False}}},
     "a claim that exists": {"controller": {"persistence": {"existingClaim": "mine"}}},
     "a volume with everything": {
@@ -171,11 +182,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"controller": {"replicas": 2}, "ledger": SERVERS["ledger"]},
         "/stream",
     ),
+    "workers on SQLite": ({"workers": {"replicas": 1}}, "/ledger"),
     "no controllers": ({"controller": {"replicas": 0}}, "/controller/replicas"),
     "a star among namespaces": ({"watchNamespaces": ["a", "*"]}, "/watchNamespaces"),
     "an API for the world": ({"controller": {"service": {"type": "LoadBalancer"}}}, "type"),
     "a level that is none": ({"controller": {"logLevel": "loud"}}, "/controller/logLevel"),
     "no URL": ({"ledger": {"url": "db:5432"}}, "/ledger/url"),
+    "no URL of a Kafka": ({"sources": {"kafka": {"url": "broker:9092"}}}, "/sources/kafka/url"),
+    "a duration without its unit": (
+        {"controller": {"forgetRouters": "300"}},
+        "/controller/forgetRouters",
+    ),
     "a tag for a digest": ({"image": {"digest": "latest"}}, "/image/digest"),
 }
 
@@ -335,12 +352,25 @@ def test_urls_are_secrets_and_never_arguments(cluster: ControlPlane, namespace: 
     assert keys["UNDERSTUDY_STREAM"] == {"name": "queue", "key": "url"}
 
 
+def test_addresses_of_topics_are_secrets_too(cluster: ControlPlane, namespace: str) -> None:
+    documents = rendered(cluster, namespace, MATRIX["topics of others"])
+    (secret,) = of_kind(documents, "Secret")
+    assert secret["stringData"] == {"kafka": SOURCES["kafka"]["url"]}
+    assert "s3cret" not in yaml.safe_dump_all(d for d in documents if d["kind"] != "Secret")
+    (controller,) = of_kind(documents, "Deployment", "-controller")
+    env = controller["spec"]["template"]["spec"]["containers"][0]["env"]
+    keys = {e["name"]: e["valueFrom"]["secretKeyRef"] for e in env if "secretKeyRef" in str(e)}
+    own = secret["metadata"]["name"]
+    assert keys["UNDERSTUDY_KAFKA"] == {"name": own, "key": "kafka"}
+    assert keys["UNDERSTUDY_REDIS"] == {"name": "queue", "key": "url"}
+
+
 def test_options_and_variables_of_the_containers_exist(
     cluster: ControlPlane, namespace: str
 ) -> None:
     """The command line knows every option and every variable that the chart gives."""
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    documents = rendered(cluster, namespace, MATRIX["two controllers"])
+    documents = rendered(cluster, namespace, {**MATRIX["two controllers"], "sources": SOURCES})
     for spec in pods_of(documents).values():
         for container in spec["containers"]:
             if container["name"] == "envoy":
@@ -351,6 +381,15 @@ def test_options_and_variables_of_the_containers_exist(
             assert {each.partition("=")[0] for each in given} <= options
             variables = {each.envvar for each in known} | {"UNDERSTUDY_LOG_LEVEL", "POD_NAME"}
             assert {each["name"] for each in container.get("env", [])} <= variables
+
+
+def test_controller_forgets_routers_when_it_is_told_to(
+    cluster: ControlPlane, namespace: str
+) -> None:
+    for given, expected in (({}, FORGET_ROUTERS), ({"forgetRouters": "90s"}, "90s")):
+        documents = rendered(cluster, namespace, {"controller": given})
+        [container] = pods_of(documents)["controller"]["containers"]
+        assert f"--forget-routers={expected}" in container["args"]
 
 
 def test_controller_watches_the_namespaces_that_it_has_rights_in(

@@ -6,23 +6,15 @@ from pathlib import Path
 import pytest
 
 from controller.deploy import client
-from controller.deploy.client import (
-    DEPLOYMENTS,
-    SERVICES,
-    Connection,
-    Exists,
-    FieldConflict,
-    NotFound,
-    Object,
-    Resource,
-    Stale,
-)
+from controller.deploy.client import Connection
+from controller.deploy.faults import Exists, FieldConflict, NotFound, Stale
+from controller.deploy.objects import DEPLOYMENTS, SERVICES, Object, Resource
 from controller.errors import Permanent, Retryable
 from tests.cluster import models
 from tests.cluster.client import User, path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import free_port, until
 from tests.cluster.scene import connect
+from tests.processes import free_port, until
 
 MAPS = Resource("v1", "configmaps", "ConfigMap")
 

@@ -15,7 +15,7 @@ from kubernetes import client as library
 from tests.cluster import models
 from tests.cluster.client import Refused, path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import until
+from tests.processes import until
 
 
 def watch_from(cluster: ControlPlane, namespace: str, version: str) -> tuple[int, str]:

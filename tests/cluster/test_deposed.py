@@ -11,8 +11,8 @@ import pytest
 from tests.cluster import rollout_policies
 from tests.cluster.client import User, path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import until
 from tests.cluster.serving import ClusterServe
+from tests.processes import until
 
 pytestmark = pytest.mark.timeout(60)
 

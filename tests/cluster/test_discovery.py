@@ -14,14 +14,14 @@ import pytest
 from controller.core.model import Version
 from controller.deploy.client import Connection
 from controller.deploy.discovery import UNKNOWN_AFTER_S, ClusterDiscovery
-from controller.deploy.plan import news
+from controller.deploy.news import news
 from controller.deploy.target import FoundArm
 from tests.cluster import models
 from tests.cluster.client import User, path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import until
 from tests.cluster.proxy import Proxy
 from tests.cluster.scene import AUTOSCALERS, autoscaler, connect, policy
+from tests.processes import until
 
 LATE_S = UNKNOWN_AFTER_S + 8
 

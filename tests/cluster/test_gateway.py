@@ -23,8 +23,8 @@ from controller.deploy.words import service_name
 from controller.router.snapshot import RoutedModel
 from tests.cluster.client import Document, path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import until
 from tests.cluster.scene import connect, gateway_policy
+from tests.processes import until
 
 PARENT = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "public"}
 OTHER_RULE = {

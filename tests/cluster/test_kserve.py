@@ -27,9 +27,9 @@ from controller.errors import Conflict, Permanent, Retryable
 from controller.router.snapshot import RoutedModel
 from tests.cluster.client import Document, path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import until
 from tests.cluster.scene import connect, kserve_policy
 from tests.cluster.target_contract import eventually
+from tests.processes import until
 
 URIS = {version: f"s3://models/digits/{version}" for version in ("v1", "v2", "v3")}
 WAIT_S = 5.0

@@ -18,7 +18,7 @@ from tests.cluster.client import path
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import TinyKubelet, digits
 from tests.cluster.network import Network
-from tests.cluster.processes import until
+from tests.processes import until
 
 MARKS = {models.KUBELET: "tiny"}
 
@@ -92,6 +92,7 @@ def test_server_outlives_the_api_server(
         assert ask(digits_v1)[0] == 200
     finally:
         cluster.start_api()
+        cluster.restart_controllers()
     cluster.admin.patch(path("deployments", namespace, "digits-v1"), {"spec": {"replicas": 2}})
     models.rolled_out(cluster.admin, namespace, "digits-v1")
 

@@ -18,7 +18,7 @@ from controller.deploy.client import Connection
 from controller.deploy.lease import Lease, Timing
 from tests.cluster.client import path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import until
+from tests.processes import until
 
 SHORT = Timing(lease_s=3.0, deadline_s=2.0, retry_s=0.4)
 RULES = {

@@ -14,16 +14,18 @@ import yaml
 
 from controller.core.model import Decision, Phase, Verdict
 from controller.deploy.chronicle import Chronicle
-from controller.deploy.client import DEPLOYMENTS, Connection
+from controller.deploy.client import Connection
 from controller.deploy.events import EVENTS, deployment_reference
-from controller.deploy.policies import POLICIES, AppliedPolicy, ClusterPolicies
+from controller.deploy.held import AppliedPolicy
+from controller.deploy.objects import DEPLOYMENTS
+from controller.deploy.policies import POLICIES, ClusterPolicies
 from controller.deploy.reporter import NUMBERS_S, Reporter
 from tests.api.fake import ramping
 from tests.cluster import models, rollout_policies
 from tests.cluster.client import Refused
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import until
 from tests.core.policy_texts import document
+from tests.processes import until
 
 
 class Office:

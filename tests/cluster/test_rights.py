@@ -6,16 +6,12 @@ the chart. The API server's audit log says afterwards what it asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from controller.deploy.words import service_name
 from tests.cluster.chart import controller_user, of_kind, rendered
 from tests.cluster.client import Document, Refused, User, path, write_kubeconfig
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.kubelet import TinyKubelet
 from tests.cluster.scene import autoscaler
 from tests.cluster.serving import (
     AUTOSCALERS,
@@ -85,15 +81,6 @@ class Rights:
         assert used <= granted
         idle = granted - used - ONLY_ASKED_WITHIN
         assert {each for each in idle if resource in {"", each[1]}} == set()
-
-
-@pytest.fixture
-def scene(
-    cluster: ControlPlane, namespace: str, kubelet: TinyKubelet, tmp_path: Path
-) -> Iterator[Scene]:
-    made = Scene(cluster, namespace, tmp_path, kubelet)
-    yield made
-    made.end()
 
 
 def test_whole_rollout_needs_all_rights_and_no_others(scene: Scene) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
 from tests.cluster import models
-from tests.cluster.control_plane import ControlPlane
-from tests.cluster.kubelet import Place, TinyKubelet
+from tests.cluster.kubelet import Place
 from tests.cluster.scene import autoscaler
 from tests.cluster.serving import (
     AUTOSCALERS,
@@ -31,16 +28,6 @@ from tests.cluster.serving import (
 HEAD = ["NAME", "MODEL", "PHASE", "CHAMPION", "CANDIDATE", "STEP", "WEIGHT"]
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-def scene(
-    cluster: ControlPlane, namespace: str, kubelet: TinyKubelet, tmp_path: Path
-) -> Iterator[Scene]:
-    """A model without a policy; whatever is started is ended."""
-    made = Scene(cluster, namespace, tmp_path, kubelet)
-    yield made
-    made.end()
 
 
 def served(scene: Scene, **target: object) -> ClusterServe:

@@ -16,9 +16,9 @@ from controller.errors import Conflict, Permanent
 from tests.cluster import models
 from tests.cluster.client import path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import until
 from tests.cluster.scene import AUTOSCALERS, autoscaler, connect, policy, stable_service
 from tests.cluster.target_contract import Effect, TargetContract
+from tests.processes import until
 
 ROLE, FIELDS = "understudy.dev/role", "understudy.dev/fields"
 

@@ -24,8 +24,8 @@ from controller.errors import Permanent, Retryable
 from tests.cluster import models
 from tests.cluster.client import Document, path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import free_port
 from tests.cluster.scene import AUTOSCALERS, autoscaler, connect, policy_of, stable_service
+from tests.processes import free_port
 
 Effect = Scale | SetRole | PointService
 

@@ -11,6 +11,15 @@ _GUARD = {"metric": "reward", "event": "r", "max_increase": 1}
 _TARGET = {"service": "digits", "port": 8080}
 _KSERVE = {"service": "digits"}
 
+
+def _kafka(**fields: Any) -> dict[str, Any]:
+    return {"sources": [{"kafka": {"topic": "clicks", "map": fields}}]}
+
+
+def _redis() -> dict[str, Any]:
+    return {"sources": [{"redis": {"stream": "clicks"}}]}
+
+
 RULES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"route": {"prefix": "/", "unit": {}}}, "exactly one of header and cookie"),
     (
@@ -42,6 +51,21 @@ RULES: tuple[tuple[dict[str, Any], str], ...] = (
         {"candidates": {"on_new": "join"}},
         "queue or replace, or an ab or thompson stage that can be joined",
     ),
+    ({"sources": [{}]}, "exactly one of kafka and redis"),
+    (_redis(), "a map, or the field that has an event as JSON"),
+    (_kafka(name="$.n", value=1), "a request_id or a unit with type reward"),
+    (_kafka(type="exposure", arm="$.a"), "a request_id with type exposure"),
+    (_kafka(request_id="$.r"), "a name and a value with type reward, and with no other"),
+    (_kafka(type="exposure", request_id="$.r"), "an arm with type exposure, and with no other"),
+    (
+        _kafka(type="exposure", request_id="$.r", arm="$.a", id="$.i"),
+        "an id with type reward only",
+    ),
+    (
+        _kafka(unit="$.u", name="click", value=1, epoch="$.e"),
+        "status, latency_ms, epoch, propensity and segment with type exposure only",
+    ),
+    (_kafka(unit="$.u", name="click", value=1, time_unit="ms"), "a time beside time_unit"),
     ({"deploy": {}}, "exactly one of kubernetes and kserve"),
     (
         {"deploy": {"kserve": _KSERVE, "webhook": "https://x"}},
@@ -66,5 +90,9 @@ VALUES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"stages": [{"canary": {"steps": [0.1], "margins": 0.1}}]}, "stages[0].canary.margins"),
     ({"stages": [{"shadow": {}}] * 21}, "must have at most 20 items"),
     ({"reward": {"event": "x" * 201}}, "spec.reward.event"),
+    (_kafka(unit="u", name="click", value=1), "a path such as $.ctx.rid"),
+    (_kafka(unit="$.u", name="$.a b", value=1), "a path such as $.event, or a text"),
+    (_kafka(unit="$.u", name="click", value="amount"), "spec.sources[0].kafka.map.value"),
+    ({"sources": [{"kafka": {"topic": "a b"}}]}, "a topic of at most 249"),
 )
 """Values that the API server refuses by their type, pattern or bound."""

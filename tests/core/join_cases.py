@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import random
+from contextlib import contextmanager
 from dataclasses import fields, replace
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from controller.core import join
+from controller.core.join import chains, index
+from controller.core.join.store import FEW
+from tests.core import compact
 from tests.core.join_oracle import Exp, Rew
+
+EACH_WAY = pytest.mark.parametrize("few", [0, FEW], ids=["arrays", "one by one"])
+
+
+@contextmanager
+def up_to(few):
+    """So many keys or rewards of a call are taken one by one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (index, chains):
+            patch.setattr(module, "FEW", few)
+        yield
+
 
 RULE = join.JoinRule(window_s=30.0, grace_s=10.0, default=0.0, low=0.0, high=1.0)
 
@@ -78,6 +95,10 @@ class Joiner:
 
     def restart(self):
         self.table = join.Table.from_arrays(self.table.to_arrays())
+
+    def upgrade(self):
+        """A restart from the snapshot that 0.2.0 would have written."""
+        self.table = join.Table.from_arrays(compact.to_arrays(self.table))
 
 
 def words(refused):

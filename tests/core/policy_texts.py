@@ -85,6 +85,22 @@ spec:
     freeze: [{cron: "0 17 * * FRI", duration: 60h}]
     cooldown: 10m
   health: {stale_after: 10m, join_rate: 50%}
+  sources:
+    - kafka:
+        topic: clicks
+        start: latest
+        when: {$.event: [basket, refund], "$['is bot']": false}
+        map: {type: reward, request_id: $.ctx.rid, unit: $.user, time: $.ts, time_unit: ms,
+              id: $.id, name: $.event, value: "$.items[0].price"}
+    - redis:
+        stream: answers
+        field: json
+        start: earliest
+        when: {$.model: digits}
+        map: {type: exposure, request_id: $.rid, unit: $.u, time: $.ts, time_unit: s, arm: $.arm,
+              status: $.status, latency_ms: $.ms, epoch: $.epoch, propensity: $.p,
+              segment: $.country}
+  partitions: 1
   deploy:
     kubernetes:
       {namespace: models, service: digits, port: 8080, warmup: 10s, progress_deadline: 10m,

@@ -206,6 +206,16 @@ def test_a_candidate_as_fast_as_the_champion_passes_the_latency_guardrail():
     assert end.verdict is Verdict.PROMOTE
 
 
+def test_latency_is_not_bet_on_before_its_limits_are_known():
+    users = Users(policy(LONG, guardrails=[LATENCY]), seed=7)
+    users.go(5, slow(1.0))
+    state = users.told.state.estimators.latency
+    assert state.past.counts.sum() > 100, "what came is learnt,"
+    assert not state.game.waiting.seen.any(), "and was held against nothing"
+    users.go(5, slow(1.0))
+    assert (users.told.state.estimators.latency.game.waiting.seen[:, 0] > 100).all()
+
+
 def test_forged_labels_up_to_the_stated_share_roll_nobody_back():
     # 5 % of the candidate's labels are forged to "no click"; the policy allows for 6 %.
     reward = {"event": "click", "window": "10s", "grace": "5s", "contamination": "6%"}

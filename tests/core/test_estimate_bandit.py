@@ -29,7 +29,7 @@ def flow(*rows, **columns):
         time=time.astype(float),
         **{
             name: given.get(name, np.zeros(len(arm)))
-            for name in Flow.__slots__
+            for name in Flow.__dataclass_fields__
             if name not in {"stratum", "segment", "arm", "time"}
         },
     )
@@ -204,7 +204,9 @@ def learnt(**columns):
         delay=[16.0, 80.0, 16.0, 80.0],
     )
     closed = done(5.0, (0, 0), (0, 0))
-    closed = Flow(**{n: getattr(closed, n) for n in Flow.__slots__} | {"closed": np.full(2, 1e3)})
+    closed = Flow(
+        **{n: getattr(closed, n) for n in Flow.__dataclass_fields__} | {"closed": np.full(2, 1e3)}
+    )
     return bandit.observe(bandit.observe(fed(COINS), first, 170.0), closed, 171.0)
 
 
@@ -391,7 +393,7 @@ def test_extreme_counts_give_probabilities():
 
 def test_a_micro_batch_without_rows_only_moves_time():
     blocks = fed(COINS, done(5.0, (4_000, 200), (4_000, 200)), now=100.0)
-    empty = Flow(*(getattr(done(0.0, (1, 0)), name)[:0] for name in Flow.__slots__))
+    empty = Flow(*(getattr(done(0.0, (1, 0)), name)[:0] for name in Flow.__dataclass_fields__))
     after = bandit.observe(blocks, empty, 900.0)
     assert after.now == 900.0
     assert bandit.best(after, 900.0) == pytest.approx(bandit.best(blocks, 900.0), abs=1e-9)
@@ -402,7 +404,7 @@ def test_rows_may_come_in_any_order():
     left = right = bandit.start(COINS, HISTORY, candidates=1)
     for i, part in enumerate(random_flows(np.random.default_rng(10), 200)):
         order = shuffled.permutation(len(part.arm))
-        other = Flow(*(getattr(part, name)[order] for name in Flow.__slots__))
+        other = Flow(*(getattr(part, name)[order] for name in Flow.__dataclass_fields__))
         left, right = (
             bandit.observe(blocks, rows, 40.0 * i)
             for blocks, rows in ((left, part), (right, other))

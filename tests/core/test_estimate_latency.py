@@ -7,12 +7,16 @@ from controller.core.estimate import book, game, histogram, latency, sequential
 from controller.core.model import Cells
 from tests.core.cells import cells
 
-NOTHING = np.zeros(0)
+NOTHING = np.zeros(histogram.BINS)
+
+
+def past(ms):
+    return latency.counted(latency.bins(ms))
 
 
 def answers(rng, state, n, share, *, slower=1.0, increase=0.0):
     """The state after n answers, `share` of them of a candidate that is `slower`."""
-    limits = latency.limits(0.95, increase, state)
+    limits = latency.limits_ms(0.95, increase, state)
     n1 = int(rng.binomial(n, share))
     ms = rng.lognormal(3.0, 1.0, n - n1), rng.lognormal(3.0, 1.0, n1) * slower
     parts = []
@@ -20,7 +24,7 @@ def answers(rng, state, n, share, *, slower=1.0, increase=0.0):
         s0, s1 = float((ms[0] > own).sum()), float((ms[1] > scaled).sum())
         known = np.isfinite(own)
         parts.append(cells((share, n - n1, s0, n1, s1)) if known else cells())
-    return latency.observed(state, tuple(parts), ms[0])
+    return latency.observed(state, tuple(parts), past(ms[0]))
 
 
 def run(seed, n, **how):
@@ -39,9 +43,9 @@ def test_quantiles_are_those_of_the_values_to_the_width_of_a_bin():
 
 
 def test_values_beyond_both_ends_are_kept_in_the_last_bins():
-    past = histogram.added(histogram.empty(), np.array([0.0, 1e-30, 1.0, 7.0]))
-    assert histogram.total(past) == 4.0
-    assert histogram.quantiles(past, np.array([0.25, 1.0])).tolist() == [histogram.ENDS[0], 1.0]
+    filled = histogram.added(histogram.empty(), np.array([0.0, 1e-30, 1.0, 7.0]))
+    assert histogram.total(filled) == 4.0
+    assert histogram.quantiles(filled, np.array([0.25, 1.0])).tolist() == [histogram.ENDS[0], 1.0]
 
 
 def test_quantiles_up_to_the_declared_one_are_watched():
@@ -52,21 +56,21 @@ def test_quantiles_up_to_the_declared_one_are_watched():
 
 def test_limits_are_unknown_until_enough_answers_lie_beyond_them():
     state = latency.start(0.95, 1)
-    assert np.isnan(latency.limits(0.95, 0.2, state)).all()
+    assert np.isnan(latency.limits_ms(0.95, 0.2, state)).all()
     ms = np.linspace(1.0, 100.0, 100)
-    state = latency.observed(state, (cells(),) * 4, ms)
-    limits = latency.limits(0.95, 0.2, state)
+    state = latency.observed(state, (cells(),) * 4, past(ms))
+    limits = latency.limits_ms(0.95, 0.2, state)
     assert limits[:, 0] == pytest.approx([50.0, 75.0, 90.0, 95.0], rel=0.04)
     assert limits[:, 1] == pytest.approx(1.2 * limits[:, 0])
-    assert np.isnan(latency.limits(0.99, 0.2, state)[-1]).all()  # only one answer beyond the p99
+    assert np.isnan(latency.limits_ms(0.99, 0.2, state)[-1]).all()  # only one answer beyond the p99
 
 
 def test_limits_follow_a_champion_that_slows_down():
     state = latency.start(0.5, 1)
     for ms in (10.0, 30.0):
         for _ in range(200):
-            state = latency.observed(state, (cells(),), np.full(500, ms))
-        assert latency.limits(0.5, 0.0, state)[0, 0] == pytest.approx(ms, rel=0.04)
+            state = latency.observed(state, (cells(),), past(np.full(500, ms)))
+        assert latency.limits_ms(0.5, 0.0, state)[0, 0] == pytest.approx(ms, rel=0.04)
 
 
 def test_a_slower_candidate_is_found_worse_and_an_equal_one_within():

@@ -118,7 +118,7 @@ def test_score_and_information_at_equal_hazards_are_those_of_scipys_log_rank_tes
 
 def test_a_micro_batch_without_rows_changes_nothing():
     state = observe(observe(start(1, None), entered(30, 10)), events(3, 0))
-    empty = Flow(*(getattr(events(1, 0), name)[:0] for name in Flow.__slots__))
+    empty = Flow(*(getattr(events(1, 0), name)[:0] for name in Flow.__dataclass_fields__))
     assert codec.encode(observe(state, empty)) == codec.encode(state)
 
 
@@ -255,7 +255,9 @@ def test_rows_may_come_in_any_order_and_in_parts():
     for batch in ramp_flows(rng, 60):
         left = observe(left, batch)
         order = shuffled.permutation(len(batch.arm))
-        right = observe(right, Flow(*(getattr(batch, name)[order] for name in Flow.__slots__)))
+        right = observe(
+            right, Flow(*(getattr(batch, name)[order] for name in Flow.__dataclass_fields__))
+        )
     assert left.wealth.log_wealth == pytest.approx(right.wealth.log_wealth, abs=1e-9)
     assert left.key.tolist() == right.key.tolist()
 

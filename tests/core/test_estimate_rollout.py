@@ -428,9 +428,10 @@ def everything_again(est, seed, n):
         est = estimate.observe_units(spec, est, some(0.0))
         est = estimate.observe_shadow(spec, est, some(0.02))
         est = estimate.observe_flow(spec, est, flow, 10.0 * i + 5.0)
-        tails = estimate.latency_limits(spec, est)[:, 0]
-        limits = tuple(some(0.1) if np.isfinite(x) else cells() for x in tails)
-        est = estimate.observe_latency(spec, est, limits, rng.lognormal(3.0, 0.5, 60))
+        tails = estimate.latency_limits(spec, est)
+        limits = tuple(cells() if x is None else some(0.1) for x in tails)
+        past = estimate.latency_counted(estimate.latency_bins(rng.lognormal(3.0, 0.5, 60)))
+        est = estimate.observe_latency(spec, est, limits, past)
         if i % 4 == 3:
             est = estimate.new_step(spec, estimate.new_epoch(spec, est))
     return est

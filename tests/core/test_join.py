@@ -284,10 +284,15 @@ def test_memory_does_not_grow_in_a_steady_stream_even_with_an_exposure_from_the_
     assert int(table.pending.sum()) == 500 * 40 + 1
 
 
-def test_snapshot_holds_live_rows_only():
+def test_a_snapshot_keeps_the_row_of_each_exposure():
     joiner = Joiner(RULE)
     step(joiner, [exposure(0, i) for i in range(1, 50)], 1.0, [], {})
     step(joiner, [exposure(60, 99)], 60.0, [], {})
+    before = {name: array.copy() for name, array in joiner.table.to_arrays().items()}
     step(joiner, [], 75.0, [], {})
     arrays = joiner.table.to_arrays()
-    assert arrays["exposure.request"].tolist() == [99]
+    live = np.setdiff1d(np.arange(50), arrays["exposure.free"])
+    assert arrays["exposure.request"][live].tolist() == [99]
+    assert arrays["exposure.request"].tolist() == before["exposure.request"].tolist()
+    again = join.Table.from_arrays(arrays).to_arrays()
+    assert {n: a.tolist() for n, a in again.items()} == {n: a.tolist() for n, a in arrays.items()}

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.join.index import HashIndex
+from tests.core.join_cases import EACH_WAY, up_to
 
 EQUAL_LOW_BITS = [i << 40 for i in range(3_000)]
 EQUAL_HIGH_BITS = list(range(3_000))
@@ -69,15 +70,21 @@ def test_slots_stay_bounded_when_as_many_keys_come_as_go():
 
 
 operations = st.lists(
-    st.tuples(st.booleans(), st.lists(st.integers(0, 60), max_size=20)), max_size=20
+    st.tuples(st.booleans(), st.lists(st.integers(0, 60), max_size=40)), max_size=20
 )
+
+
+@EACH_WAY
+def test_index_agrees_with_a_dict(few):
+    with up_to(few):
+        check_against_a_dict()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(operations, st.sampled_from([1, 1 << 32, 1 << 58]))
-def test_index_agrees_with_a_dict(steps, spread):
+def check_against_a_dict(steps, spread):
     index, truth = HashIndex(), {}
-    column = np.zeros(500, np.uint64)
+    column = np.zeros(1_000, np.uint64)
     used = 0
     for is_addition, names in steps:
         keys = keys_of([n * spread % 2**64 for n in names])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from controller.core.join.store import ANALYSED, CLOSED, SCORED, SETTLED
 from tests.core.join_cases import (
+    EACH_WAY,
     SEEDS,
     Joiner,
     batches_of,
@@ -22,15 +23,22 @@ from tests.core.join_cases import (
     reward_events,
     rules,
     together,
+    up_to,
 )
 from tests.core.join_oracle import Exp, Oracle, Rew
 
 any_log = st.one_of(ramps(), logs(), ramps(), crowds())
 
 
+@EACH_WAY
+def test_the_joiner_agrees_with_brute_force_and_survives_restarts(few):
+    with up_to(few):
+        check_against_brute_force()
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(any_log, st.integers(0, 30))
-def test_the_joiner_agrees_with_brute_force_and_survives_restarts(log, rollout_at):
+def check_against_brute_force(log, rollout_at):
     rule, batches = log
     truth, plain, restarted = Oracle(rule), Joiner(rule), Joiner(rule)
     for number, (clock, batch) in enumerate(batches):
@@ -50,6 +58,17 @@ def test_the_joiner_agrees_with_brute_force_and_survives_restarts(log, rollout_a
         for unit in range(5):
             known = truth.level(unit)
             assert (plain.level(unit), restarted.level(unit)) == (known, known)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(any_log)
+def test_a_table_from_a_snapshot_of_0_2_0_goes_on_as_it_would_have(log):
+    rule, batches = log
+    plain, upgraded = Joiner(rule), Joiner(rule)
+    for clock, batch in batches:
+        assert feed(upgraded, batch) == feed(plain, batch)
+        upgraded.upgrade()
+        assert upgraded.close(clock) == plain.close(clock)
 
 
 def check_counts(truth, table):

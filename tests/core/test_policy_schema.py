@@ -42,6 +42,7 @@ STRING_BOUNDS = {
 }
 LENGTHS = {"min_length": "too_short", "max_length": "too_long"}
 NO_FAULT_OF_ITS_OWN = {
+    "any",
     "no-info",
     "with-info",
     "default",
@@ -64,6 +65,7 @@ ALWAYS = {
     "function-before": {"value_error"},
     "function-after": {"value_error"},
     "function-wrap": {"value_error"},
+    "function-plain": {"value_error"},
 }
 
 
@@ -177,7 +179,7 @@ def test_defaults_in_the_schema_are_shown_as_users_write_them():
 
 def test_defaults_in_the_schema_mean_what_leaving_the_field_out_means():
     for name, definition in schema()["$defs"].items():
-        if definition.get("required") or name in {"Unit", "Stage", "Deploy"}:
+        if definition.get("required") or name in {"Unit", "Stage", "Deploy", "Map", "Source"}:
             continue
         defaults = {k: copy.deepcopy(v["default"]) for k, v in definition["properties"].items()}
         model = getattr(__import__("controller.core.policy", fromlist=[name]), name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from controller.core.model import Phase, Role
-from controller.core.report import conditions, evidence_summary, report, rounded
-from controller.core.state import initial
+from controller.core.model import EarlierArms, Phase, Role
+from controller.core.report import PAST, conditions, evidence_summary, report, rounded
+from controller.core.state import Totals, initial, with_arms
 from tests.core.logs import CANARY, Log, Traffic, drive, policy, run
 
 POLICY = policy(CANARY)
@@ -46,6 +48,22 @@ def test_a_rollout_is_shown_with_both_arms_and_the_queue():
     assert set(seen.lift) == {"v2"}
     lift = seen.lift["v2"]
     assert lift.lower <= lift.estimate <= lift.upper
+
+
+def test_arms_that_are_over_since_long_are_told_together():
+    told = ramp()
+    state = with_arms(told.state, tuple(f"old{i}" for i in range(PAST + 5)))
+    is_old = np.arange(len(state.arms)) >= len(told.state.arms)
+    totals = state.totals
+    state = replace(state, totals=Totals(totals.exposures + 7 * is_old, totals.errors + is_old))
+    seen = report(POLICY, state)
+    assert [arm.arm for arm in seen.arms[:3]] == ["v1", "old10", "old100"]
+    assert {arm.arm for arm in seen.arms} == {*state.arms} - {f"old{i}" for i in range(5)}
+    assert seen.earlier == EarlierArms(arms=5, exposures=35, outcomes=0, rewards=0, errors=5)
+    # One that is in a split again is shown again.
+    split = replace(state.split, weights={**state.split.weights, "old0": 0, "old1": 1})
+    assert "old1" in {arm.arm for arm in report(POLICY, replace(state, split=split)).arms}
+    assert report(POLICY, told.state).earlier is None
 
 
 def test_the_weight_in_force_is_what_the_routers_confirmed():

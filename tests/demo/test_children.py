@@ -35,7 +35,7 @@ def all_gone(pids: list[int], *, within_s: float) -> bool:
 def test_a_model_server_dies_with_its_parent(models):
     program = f"""
 import os, subprocess, sys
-leash = [sys.executable, "-m", "controller.demo.leash", str(os.getpid()), sys.executable]
+leash = [sys.executable, "-m", "controller.leash", str(os.getpid()), sys.executable]
 server = subprocess.Popen(
     [*leash, "-m", "controller.demo.server", "--model", {str(models / "v1.pickle")!r}],
     stdout=subprocess.PIPE, text=True,
@@ -56,7 +56,7 @@ server.wait()
 
 
 def test_a_child_whose_parent_is_gone_does_not_start():
-    leash = [sys.executable, "-m", "controller.demo.leash", str(os.getppid()), sys.executable]
+    leash = [sys.executable, "-m", "controller.leash", str(os.getppid()), sys.executable]
     done = subprocess.run([*leash, "-c", "print('started')"], capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
 

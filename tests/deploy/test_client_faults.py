@@ -4,17 +4,8 @@ import json
 
 import pytest
 
-from controller.deploy.client import (
-    AUTOSCALERS,
-    SERVICES,
-    Claim,
-    Exists,
-    FieldConflict,
-    Gone,
-    NotFound,
-    Stale,
-    fault,
-)
+from controller.deploy.faults import Claim, Exists, FieldConflict, Gone, NotFound, Stale, fault
+from controller.deploy.objects import AUTOSCALERS, SERVICES
 from controller.errors import BackendError, Conflict, Permanent, Retryable
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from controller.deploy.found import Cache, found_arm
+from controller.deploy.cache import Cache
+from controller.deploy.found import found_arm
 from controller.deploy.words import service_name
 from tests.deploy.objects import autoscaler, deployment, endpoint_slice
 
@@ -13,7 +14,7 @@ SERVICE = ("models", "arm-digits-v1")
 def cache(*objects: dict[str, object]) -> Cache:
     found = Cache()
     for each in objects:
-        found.put_deployment(each)
+        found.put("deployments", each)
     return found
 
 
@@ -78,15 +79,15 @@ def test_of_two_deployments_of_one_version_the_first_by_name_counts() -> None:
 
 def test_cache_says_which_model_a_change_touches() -> None:
     found = Cache()
-    assert found.put_deployment(deployment()) == {MODEL}
-    assert found.put_deployment(deployment()) == set()
-    assert found.put_deployment(deployment(ready=1)) == {MODEL}
-    assert found.put_deployment(deployment(name="digits-v1", model="faces")) == {
+    assert found.put("deployments", deployment()) == {MODEL}
+    assert found.put("deployments", deployment()) == set()
+    assert found.put("deployments", deployment(ready=1)) == {MODEL}
+    assert found.put("deployments", deployment(name="digits-v1", model="faces")) == {
         MODEL,
         ("models", "faces"),
     }
-    assert found.drop_deployment(("models", "digits-v1")) == {("models", "faces")}
-    assert found.drop_deployment(("models", "digits-v1")) == set()
+    assert found.drop("deployments", ("models", "digits-v1")) == {("models", "faces")}
+    assert found.drop("deployments", ("models", "digits-v1")) == set()
     assert found.models == []
 
 
@@ -94,32 +95,40 @@ def test_smallest_maximum_of_the_autoscalers_is_the_limit() -> None:
     found = cache(deployment())
     key = ("models", "digits-v1")
     assert found.limit(key) is None
-    assert found.put_autoscaler(autoscaler(maximum=8)) == {MODEL}
-    found.put_autoscaler(autoscaler(name="other", maximum=6))
-    found.put_autoscaler(autoscaler(name="far", target="something", maximum=1))
+    assert found.put("horizontalpodautoscalers", autoscaler(maximum=8)) == {MODEL}
+    found.put("horizontalpodautoscalers", autoscaler(name="other", maximum=6))
+    found.put("horizontalpodautoscalers", autoscaler(name="far", target="something", maximum=1))
     assert found.limit(key) == 6
-    found.drop_autoscaler(("models", "other"))
+    found.drop("horizontalpodautoscalers", ("models", "other"))
     assert found.limit(key) == 8
-    assert found.put_autoscaler(autoscaler(target="something")) == {MODEL}
+    assert found.put("horizontalpodautoscalers", autoscaler(target="something")) == {MODEL}
     assert found.limit(key) is None
 
 
 def test_only_ready_endpoints_count_and_each_once() -> None:
     found = Cache()
-    found.put_slice(endpoint_slice("a", {"10.0.0.2": True, "10.0.0.3": False, "10.0.0.1": None}))
-    found.put_slice(endpoint_slice("b", {"10.0.0.2": True, "10.0.0.4": True}))
+    found.put(
+        "endpointslices",
+        endpoint_slice("a", {"10.0.0.2": True, "10.0.0.3": False, "10.0.0.1": None}),
+    )
+    found.put("endpointslices", endpoint_slice("b", {"10.0.0.2": True, "10.0.0.4": True}))
     assert found.addresses(SERVICE) == ("10.0.0.1", "10.0.0.2", "10.0.0.4")
-    found.drop_slice(("models", "a"))
+    found.drop("endpointslices", ("models", "a"))
     assert found.addresses(SERVICE) == ("10.0.0.2", "10.0.0.4")
-    found.put_slice(endpoint_slice("b", {}))
+    found.put("endpointslices", endpoint_slice("b", {}))
     assert found.addresses(SERVICE) == ()
 
 
 def test_pods_that_change_places_touch_nothing_but_endpoints() -> None:
     found = Cache()
-    found.put_slice(endpoint_slice("a", {"10.0.0.1": True, "10.0.0.2": False}))
-    assert found.put_slice(endpoint_slice("a", {"10.0.0.2": False, "10.0.0.1": True})) == set()
-    assert found.put_slice(endpoint_slice("a", {"10.0.0.1": False, "10.0.0.2": True})) == {MODEL}
+    found.put("endpointslices", endpoint_slice("a", {"10.0.0.1": True, "10.0.0.2": False}))
+    assert (
+        found.put("endpointslices", endpoint_slice("a", {"10.0.0.2": False, "10.0.0.1": True}))
+        == set()
+    )
+    assert found.put(
+        "endpointslices", endpoint_slice("a", {"10.0.0.1": False, "10.0.0.2": True})
+    ) == {MODEL}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from controller.deploy.found import out_of_sight
-from controller.deploy.plan import news
+from controller.deploy.news import news
 from controller.deploy.target import FoundArm
 
 V1 = FoundArm("v1", "known", 2, 3, limit=10, endpoints=("10.0.0.1:80",))

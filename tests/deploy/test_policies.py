@@ -11,7 +11,8 @@ import yaml
 from kubernetes.client import Configuration
 
 from controller.core.policy import parse
-from controller.deploy.client import Change, Connection
+from controller.deploy.client import Connection
+from controller.deploy.objects import Change
 from controller.deploy.policies import POLICIES, ClusterPolicies
 from controller.deploy.status import Validity
 from controller.deploy.watching import Feed

@@ -94,6 +94,9 @@ def test_lift_that_is_not_known_is_said_to_be_unknown():
         ({}, "Healthy", ("True", "AsExpected")),
         ({"phase": Phase.HOLDING, "cause": "stale"}, "Healthy", ("False", "Holding")),
         ({"health": {"trouble": "Retryable: no log"}}, "Healthy", ("False", "Trouble")),
+        ({"health": {"left_behind": "v1 is kept"}}, "Healthy", ("False", "LeftBehind")),
+        ({"health": {"clock": "it stepped"}}, "Healthy", ("False", "Clock")),
+        ({"health": {"kept": "a router may come back"}}, "Healthy", ("True", "AsExpected")),
         ({"health": {"sample_ratio": "mismatch"}}, "Healthy", ("False", "SampleRatioMismatch")),
     ],
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from controller import errors
 from controller.api.app import create_app
 from controller.core.model import Phase, Reason
 from docs.commands import CLI_PAGE, cli_page, commands
+from docs.health import HTTP_PAGE, http_page
 from tests.api.fake import Fake
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +101,25 @@ def test_commands_that_the_pages_tell_people_to_type_exist():
         assert set(re.findall(r"(?<=\s)--[a-z-]+", line)) <= known, (where, line)
 
 
+def test_the_house_has_the_rooms_that_the_import_contract_knows_from_top_to_bottom():
+    contracts = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    layers = [layer.split(" | ") for layer in contracts[0]["layers"]]
+    house = page("docs/design.md").split("## The house")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?`) \|", house, re.MULTILINE)
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == layers
+
+
+@pytest.mark.parametrize("room", ["api", "bootstrap", "cli", "demo", "deploy", "ledger"])
+def test_every_module_is_on_the_map_of_its_room(room: str):
+    folder = ROOT / "controller" / room
+    map_ = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    modules = {path.stem for path in folder.glob("*.py")} | {
+        path.parent.name for path in folder.glob("*/__init__.py")
+    }
+    absent = {name for name in modules if not re.search(rf"\b{name}\b", str(map_))}
+    assert absent <= {"__init__", "__main__"}
+
+
 def test_every_http_route_is_documented_and_no_other():
     app = create_app(Fake("digits"))
     routes = {
@@ -105,9 +127,15 @@ def test_every_http_route_is_documented_and_no_other():
         for path, operations in app.openapi()["paths"].items()
         for method in operations
     }
-    listed = set(re.findall(r"^\| `((?:GET|POST) /\S*)`", page("docs/http-api.md"), re.MULTILINE))
+    rows = re.findall(r"^\| `((?:GET|POST) /\S*)`", page("docs/http-api.md"), re.MULTILINE)
+    listed = set(rows)
+    assert len(listed) == len(rows), "a route has two rows"
     assert listed - routes == {"GET /", "GET /openapi.json"}
     assert routes <= listed
+
+
+def test_the_committed_table_of_health_equals_the_generated_one():
+    assert HTTP_PAGE.read_text(encoding="utf-8") == http_page(), "run `make docs`"
 
 
 @pytest.mark.parametrize("reason", Reason, ids=str)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from controller import notify
-from controller.core.model import Phase
+from controller.core.model import SIGNS, Phase
 from controller.core.policy import parse
-from controller.deploy import policies, reporter, status
+from controller.deploy import held, reporter, status
 from tests.api.fake import ramping
 from tests.core.policy_texts import SMALLEST
 from tests.deploy import test_status as cases
@@ -25,12 +25,13 @@ def test_every_condition_and_reason_is_named():
         if is_phase and reason in {"Ramping", "Promoting", "RollingBack"}:
             continue  # "the reason is the phase"
         assert f"`{reason}`" in PAGE, reason
-    for reason in (policies.INVALID, policies.DUPLICATE_MODEL, policies.DUPLICATE_ROUTE):
+    for reason in (held.INVALID, held.DUPLICATE_MODEL, held.DUPLICATE_ROUTE):
         assert f"`{reason}`" in PAGE
     for word in ("Conflict", "Accepted", "NotInForce", "NotYetRead"):
         assert f"`{word}`" in PAGE
-    for trouble in status._TROUBLES:
-        assert f"`{status.camel(trouble)}`" in PAGE
+    for key, sign in SIGNS.items():
+        if sign.tells and sign.is_wrong:
+            assert f"`{status.camel(sign.word or key)}`" in PAGE
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from controller.core.policy import parse, warnings
+from tests.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ class Shell:
             start_new_session=True,
         )
 
-    def run(self, block: str, *, timeout_s: float = 60) -> str:
+    def run(self, block: str, *, timeout_s: float = 120) -> str:
         """What the block prints."""
         assert self._bash.stdin is not None
         self._bash.stdin.write(f"{block}\necho '{DONE}'\n".encode())
@@ -79,17 +79,9 @@ class Shell:
             self._bash.stdout.close()
 
 
-def free_ports(count: int) -> list[str]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [str(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @pytest.fixture
 def ports() -> dict[str, str]:
-    return dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    return {name: str(free_port()) for name in PORTS}
 
 
 @pytest.fixture

@@ -234,6 +234,6 @@ def test_a_state_of_another_shape_is_refused():
 
 def test_a_snapshot_of_a_newer_format_says_so():
     blob = bytearray(encode(tree()))
-    blob[2] = 2
-    with pytest.raises(Permanent, match="format 2"):
+    blob[2] = 3
+    with pytest.raises(Permanent, match="format 3"):
         decode(Tree, bytes(blob))

@@ -202,7 +202,7 @@ def test_events_that_reach_a_standby_are_folded_by_the_leader(make):
     assert errors[0] is None
     assert ["expected one of m" in str(each) for each in errors] == [False, True, False]
     assert {each.source for each in leader.ledger.rejections()} == {"api"}
-    wheel._restless.add("m")
+    wheel._ticks.stir(["m"])
     asyncio.run(wheel._try_turn())
     lines = [line for block in leader.stream.read("m", 0) for line in block.lines]
     assert sum(b'"r1"' in line for line in lines) == 1
@@ -295,11 +295,11 @@ async def _taken_over(leader: Controller, standby: Controller, history: list[byt
     await running
     wheel = standby.lead()
     turning = asyncio.create_task(wheel.run())
-    await _until(lambda: wheel.is_settled)
+    await _until(lambda: wheel.is_settled and len(heard) > 1)
     assert standby.backend.leads()
     assert standby.backend.history("m")[0] == seen
     assert heard[0] == seen
-    assert len(heard) > 1
+    await _until(lambda: len(heard) > 1)
     await standby.backend.command("m", Operation.PAUSE, by="ana", reason="")
     assert standby.backend.report("m").phase is Phase.PAUSED
     assert not leader.ledger.is_current()

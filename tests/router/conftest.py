@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import socket
 import threading
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
@@ -16,8 +17,12 @@ from controller.router.server import ControlPlane
 from controller.router.snapshot import RoutedModel, snapshot
 from controller.router.tail import Tail
 
+_FORGED = "x-understudy-arm: forged\r\n"
+
 
 class _Answer(asyncio.Protocol):
+    """A server that says its name, and that it is another arm, twice."""
+
     def __init__(self, name: str, delay_s: float) -> None:
         self.body, self.delay_s, self.buffer = name.encode(), delay_s, b""
 
@@ -31,7 +36,8 @@ class _Answer(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self.delay_s, self.answer)
 
     def answer(self) -> None:
-        head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(self.body)}\r\n\r\n".encode()
+        length = f"content-length: {len(self.body)}\r\n"
+        head = f"HTTP/1.1 200 OK\r\n{2 * _FORGED}{length}\r\n".encode()
         self.transport.write(head + self.body)
 
 
@@ -45,7 +51,7 @@ class Rig:
         self.servers: dict[str, str] = {}
         self.listening: list[asyncio.Server] = []
         self.envoy = self.run(self._make(state))
-        self.plane = ControlPlane(memory=self.envoy.memory_path)
+        self.plane = ControlPlane(forget_s=60.0, memory=self.envoy.memory_path)
         self.run(self.plane.start("127.0.0.1", 0, unix_path=self.envoy.xds_path))
         self.run(self.envoy.start())
         self.tail = Tail(self.envoy.log_path)
@@ -86,6 +92,17 @@ class Rig:
         finally:
             connection.close()
         return answers
+
+    def raw(self, *header_lines: bytes) -> list[bytes]:
+        """The head, line by line, of the answer to a request with these lines as they are."""
+        listener = self.envoy.listener
+        with socket.create_connection((listener.host, listener.port), timeout=10) as client:
+            head = (b"GET /digits/x HTTP/1.1", b"host: a", b"connection: close", *header_lines)
+            client.sendall(b"\r\n".join(head) + b"\r\n\r\n")
+            answer = b""
+            while chunk := client.recv(65536):
+                answer += chunk
+        return answer.partition(b"\r\n\r\n")[0].split(b"\r\n")
 
     def arms(self, path: str, headers: Sequence[Mapping[str, str]]) -> list[str]:
         return [names.get("x-understudy-arm", "") for _, names, _ in self.get(path, headers)]

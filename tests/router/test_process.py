@@ -41,16 +41,50 @@ def wanted(envoy: LocalEnvoy, epoch: int = 1) -> Snapshot:
 
 
 async def serve(
-    state: Path, *, is_published: bool = True, **options: Any
+    state: Path, *, is_published: bool = True, forget_s: float = 60.0, **options: Any
 ) -> tuple[LocalEnvoy, ControlPlane]:
     envoy = LocalEnvoy(state, **options)
-    plane = ControlPlane(memory=envoy.memory_path)
+    plane = ControlPlane(memory=envoy.memory_path, forget_s=forget_s)
     await plane.start("127.0.0.1", 0, unix_path=envoy.xds_path)
     await envoy.start()
     if is_published:
         await plane.publish(wanted(envoy))
     await envoy.ready()
     return envoy, plane
+
+
+def test_a_stopped_envoy_may_route_by_the_split_that_it_has_until_it_has_the_next(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        envoy, plane = await serve(tmp_path, forget_s=0.0)
+        pid = envoy.pid
+        assert pid is not None
+        both = snapshot([two_arms()], envoy.listener)
+        await plane.publish(both)
+        assert await plane.acked(both, 10)
+        assert plane.stragglers("m", "v3") == ()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            one = wanted(envoy, 3)
+            await plane.publish(one)
+            assert not await plane.acked(one, 0.5)
+            (found,) = plane.stragglers("m", "v2")
+            assert found.is_connected
+            assert (found.name,) == plane.connected
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert await plane.acked(one, 10)
+        assert plane.stragglers("m", "v2") == ()
+        await envoy.stop()
+        await plane.stop()
+
+    asyncio.run(scenario())
+
+
+def two_arms() -> RoutedModel:
+    split = Split(2, "v1", {"v1": 9_000, "v2": 1_000}, salt="s", anchors=("v2",))
+    return RoutedModel("m", Route(prefix="/"), split)
 
 
 def status(port: int) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 import xxhash
 from scipy.stats import binomtest, chisquare
 
@@ -124,6 +125,36 @@ def test_a_cookie_is_a_unit(rig: Any) -> None:
     assert len(set(rig.arms("/digits/x", [{"cookie": "other=1"}] * 100))) == 2
 
 
+@pytest.mark.parametrize(
+    ("unit", "lines", "logged"),
+    [
+        (HEADER, ("x-user-id: {}", "x-user-id: b"), "{},b"),
+        (Unit(cookie="sid"), ("cookie: a=1", "cookie: sid={}"), "{}"),
+        (Unit(cookie="sid"), ("cookie: sid={}", "cookie: sid=b"), "{}"),
+    ],
+)
+def test_a_unit_in_repeated_headers_is_routed_as_it_is_logged(
+    rig: Any, unit: Unit, lines: Sequence[str], logged: str
+) -> None:
+    made = model(rig, {"v1": 5000, "v2": 5000}, unit=unit)
+    assert rig.publish(made)
+    rig.log()
+    names = [f"user-{i}" for i in range(40)]
+    for name in names:
+        rig.raw(*(line.format(name).encode() for line in lines))
+    events = [msgspec.json.decode(line) for line in rig.log().events["digits"]]
+    units = [event["unit"] for event in events]
+    assert units == [logged.format(name) for name in names]
+    assert [event["arm"] for event in events] == assign_many(made.split, units)
+
+
+def test_an_arm_cannot_pass_itself_off_as_another_one(rig: Any) -> None:
+    """The servers say so, twice."""
+    assert rig.publish(model(rig, {"v1": BASIS}))
+    head = rig.raw(b"x-user-id: u")
+    assert [line for line in head if b"understudy-arm" in line] == [b"x-understudy-arm: v1"]
+
+
 def test_two_models_share_one_listener_and_the_longer_prefix_wins(rig: Any) -> None:
     first = model(rig, {"v1": BASIS}, name="wide", prefix="/")
     second = model(rig, {"v1": 5000, "v2": 5000}, name="narrow", prefix="/narrow/")
@@ -176,18 +207,10 @@ def test_a_callers_request_id_is_not_trusted(rig: Any) -> None:
 def test_a_client_cannot_forge_fields_of_the_log(rig: Any) -> None:
     assert rig.publish(model(rig, {"v1": BASIS}))
     rig.log()
-    listener = rig.envoy.listener
     units = [b'"quoted",\\', b"tab\there", b"a=b=c", b"%s%n", b"x" * 5000, b"\xc3\xa9"]
     refused = [b"a\x1fexposure\x1f", b"a\x1eb", b"a\x00b", b"a\x7fb"]
-    statuses = []
-    for value in (*units, *refused):
-        with socket.create_connection((listener.host, listener.port)) as client:
-            head = b"GET /digits/x HTTP/1.1\r\nhost: a\r\nx-user-id: "
-            client.sendall(head + value + b"\r\nconnection: close\r\n\r\n")
-            answer = b""
-            while chunk := client.recv(65536):
-                answer += chunk
-            statuses.append(int(answer.split(b" ")[1]))
+    heads = [rig.raw(b"x-user-id: " + value) for value in (*units, *refused)]
+    statuses = [int(head[0].split()[1]) for head in heads]
     assert statuses == [200] * len(units) + [400] * len(refused)
     logged = rig.log()
     events = [msgspec.json.decode(line) for line in logged.events["digits"]]
@@ -212,3 +235,28 @@ def test_a_refused_snapshot_keeps_the_old_split_and_is_reported(rig: Any) -> Non
     assert rig.publish(model(rig, {"v1": BASIS, "v2": 0}, epoch=9))
     assert set(rig.arms("/digits/x", users(50))) == {"v1"}
     assert LDS in broken.versions
+
+
+def test_many_models_hang_in_a_tree_and_the_longer_prefix_wins(rig: Any) -> None:
+    """More than a list takes; nested prefixes, units, requests of no model, and the log."""
+    names = [f"m{i}" for i in range(40)]
+    some = [model(rig, {"v1": 5000, "v2": 5000}, name=n, prefix=f"/t/{n}/") for n in names]
+    nested = model(rig, {"v1": BASIS}, name="nested", prefix="/t/m7/inner/")
+    wide = model(rig, {"v2": BASIS, "v1": 0}, name="wide", prefix="/t/")
+    assert rig.publish(*some, nested, wide)
+    table: Any = rig.plane._present.resources[RDS]["router"]
+    assert not table.virtual_hosts[0].routes
+    rig.log()
+    for at in (0, 7, 39):
+        expected = assign_many(some[at].split, [f"user-{i}" for i in range(60)])
+        assert rig.arms(f"/t/m{at}/x?a=/t/m1/", users(60)) == expected
+    assert set(rig.arms("/t/m7/inner/x", users(20))) == {"v1"}
+    assert set(rig.arms("/t/m7/inne", users(20))) == {"v1", "v2"}
+    assert set(rig.arms("/t/m40/x", users(20))) == {"v2"}
+    assert rig.get("/elsewhere", [{}])[0][0] == 404
+    logged = rig.log()
+    counts = {name: len(lines) for name, lines in logged.events.items()}
+    assert counts == {"m0": 60, "m7": 80, "m39": 60, "nested": 20, "wide": 20}
+    assert logged.unmatched == 1
+    assert rig.publish(*some[1:])
+    assert rig.get("/t/m0/x", [{}])[0][0] == 404

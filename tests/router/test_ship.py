@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from controller.router.access_log import route_name
 from controller.router.ship import Limits, Shipper
 from controller.router.sink import HttpSink
 from controller.router.tail import rotation_target
+from tests.stores.disk import fill, small_disk
 
 
 def line(i: int) -> bytes:
@@ -106,6 +108,28 @@ def test_what_was_not_taken_is_sent_again_and_only_then_is_the_position_written(
     assert shipper.waiting_bytes == 0
 
 
+def test_requests_shrink_while_they_fail_and_grow_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping, "LEAST", 2)
+    sizes: list[int] = []
+
+    class Slow(Taken):
+        """In time for three events at most, for a while."""
+
+        async def send(self, events: Sequence[bytes]) -> Sequence[str]:
+            sizes.append(len(events))
+            if len(events) > 3 and len(self.lines) < 6:
+                raise Retryable("it took too long")
+            return await super().send(events)
+
+    log, sink = tmp_path / "access.log", Slow()
+    append(log, *(line(i) for i in range(40)))
+    shipped(Shipper(log, tmp_path, sink))
+    assert sizes == [40, 20, 10, 5, 2, 4, 2, 4, 2, 4, 8, 16, 6]
+    assert sink.ids == [f"q{i}" for i in range(40)]
+
+
 def test_a_crash_before_the_position_is_written_sends_again(tmp_path: Path) -> None:
     log, sink = tmp_path / "access.log", Taken()
     append(log, line(1), line(2))
@@ -142,14 +166,34 @@ def test_a_line_that_is_never_taken_costs_only_itself(tmp_path: Path) -> None:
 class Reopened:
     """An admin interface whose router writes to the old file until it is asked."""
 
-    def __init__(self, log: Path, *, fails: int = 0) -> None:
-        self.log, self.fails = log, fails
+    def __init__(self, log: Path, *, fails: int = 0, unwritten: Sequence[int] = ()) -> None:
+        self.log, self.fails, self.unwritten = log, fails, list(unwritten)
 
     async def reopen_logs(self) -> None:
         if self.fails > 0:
             self.fails -= 1
             raise Retryable("busy", after_s=0)
         self.log.touch()
+
+    async def failed_writes(self) -> int:
+        if not self.unwritten:
+            raise Retryable("busy", after_s=0)
+        return self.unwritten.pop(0)
+
+
+def test_what_the_router_could_not_write_is_counted_over_its_restarts(tmp_path: Path) -> None:
+    admin = Reopened(tmp_path / "access.log", unwritten=[3, 3, 5, 5, 0, 0, 2])
+    shipper = Shipper(tmp_path / "access.log", tmp_path, Taken(), admin=admin)  # type: ignore[arg-type]
+
+    async def looked() -> None:
+        tidying = asyncio.create_task(shipper.tidy())
+        while admin.unwritten:  # noqa: ASYNC110 - a list tells no one
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        tidying.cancel()
+
+    asyncio.run(looked())
+    assert shipper.counts.unwritten == (5 - 3) + 2
 
 
 def test_while_the_controller_is_away_the_oldest_files_are_dropped_and_counted(
@@ -187,10 +231,64 @@ def test_while_the_controller_is_away_the_oldest_files_are_dropped_and_counted(
 
     asyncio.run(outage())
     assert sizes[0] <= 11 * size
-    assert sink.ids[0] == "q0"  # it was in memory
-    assert sink.ids[1:] == [f"q{i}" for i in range(31 - len(sink.ids), 30)]
+    first = next(i for i, each in enumerate(sink.ids) if each != f"q{i}")
+    assert first >= 4  # the file that was being sent stays
+    left = 30 - (len(sink.ids) - first)
+    assert sink.ids == [f"q{i}" for i in (*range(first), *range(left, 30))]
     assert shipper.counts.dropped == 30 - len(sink.ids) > 10
     assert shipper.waiting_bytes == 0
+
+
+def test_a_kill_loses_nothing_of_what_was_in_memory_while_files_are_dropped(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    size = len(line(0)) + 1
+    limits = Limits(batch=2 * size, rotate=size, disk=3 * size)
+    append(log, line(0), line(1))
+    away = Taken(*([Retryable("away", after_s=0)] * 1000))
+    shipper = Shipper(log, tmp_path, away, limits=limits)
+
+    async def killed() -> None:
+        run = asyncio.create_task(shipper.run())
+        while not away.calls:  # noqa: ASYNC110 - the sink is a plain list
+            await asyncio.sleep(0)
+        for i in range(1, 5):
+            log.rename(rotation_target(log))
+            append(log, line(2 * i), line(2 * i + 1))
+            shipper._drop()
+        run.cancel()
+
+    asyncio.run(killed())
+    sink = Taken()
+    shipped(Shipper(log, tmp_path, sink, limits=limits))
+    assert sink.ids == ["q0", "q1", "q8", "q9"]
+    assert shipper.counts.dropped == 6
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a disk needs root")
+def test_a_position_that_cannot_be_written_costs_a_repetition_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    log, sink = tmp_path / "access.log", Taken()
+    with small_disk(tmp_path / "state", 64) as state:
+        append(log, line(0))
+        shipped(Shipper(log, state, sink))
+        ballast = fill(state)
+        append(log, line(1), line(2))
+        log.rename(rotation_target(log))
+        append(log, line(3))
+        shipper = Shipper(log, state, sink)
+        shipped(shipper)
+        assert shipper.waiting_bytes == 0
+        assert [each.name for each in tmp_path.glob("access.log*")] == ["access.log"]
+        assert sink.ids == ["q0", "q1", "q2", "q3"]
+        ballast.unlink()
+        append(log, line(4))
+        shipped(Shipper(log, state, sink))
+        assert sorted(set(sink.ids)) == ["q0", "q1", "q2", "q3", "q4"]
+        assert len(sink.ids) == 6, "one line was sent again"
+        append(log, line(5))
+        shipped(Shipper(log, state, sink))
+        assert sink.ids[6:] == ["q5"]
 
 
 # --- over HTTP --------------------------------------------------------------------------------

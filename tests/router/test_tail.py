@@ -63,6 +63,17 @@ def test_a_half_line_of_a_killed_router_becomes_a_dead_letter(tmp_path: Path) ->
     assert tail.read()[0] == [line(1)]
 
 
+def test_a_line_that_begins_behind_a_half_one_is_read_wherever_that_was_cut() -> None:
+    fields = ["1795438621.976562", "exposure", route_name("m", 4, "header:x-user-id"), "m/v1"]
+    one = "\x1f".join([*fields, "200", "2500", "-", "", "q1", "x-user-id=u1"]).encode()
+    other = one.replace(b"q1", b"q2").replace(b"m/v1", b"m/v2")
+    (whole,) = exposure_lines([other]).events["m"]
+    for cut in range(1, len(one) + 1):
+        decoded = exposure_lines([one[:cut] + other])
+        assert decoded.events == {"m": [whole]}
+        assert [line for line, _ in decoded.bad] == [one[:cut]]
+
+
 def test_a_truncated_file_is_read_from_its_start(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     append(log, line(1), line(2))

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,28 +20,15 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.processes import free_port, until
+
 ROOT = Path(__file__).parents[2]
 CLI = (sys.executable, "-m", "controller.cli")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if "UNDERSTUDY" not in name}
     return {**kept, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-
-
-def until(is_so: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if found := is_so():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {timeout_s} s: {what}")
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -112,7 +98,7 @@ class Serve:
             return self.out.read_bytes().endswith(b"\n")
 
         try:
-            until(said, timeout_s, "serve is ready")
+            until("serve is ready", said, timeout_s)
         except AssertionError as exc:
             raise AssertionError(f"{exc}\n{self.tail()}") from exc
         line = json.loads(self.out.read_text())

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.service.conftest import ROOT, Serve, policy_text, run, until
+from tests.processes import until
+from tests.service.conftest import ROOT, Serve, policy_text, run
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,8 @@ def test_a_rollout_by_hand_from_offer_to_replay(live: Serve, models: list[int]) 
     live.offer("v3", models[2])
     assert live.cli("status", "m", "--wait", "ramping", "--timeout", "10s").code == 0
     assert live.cli("promote", "m", "--reason", "we know it").code == 0
-    until(lambda: live.arms()["arms"][0]["weight_in_force"] is not None, 5, "a report")
-    until(lambda: live.get("/v1/models/m")["champion"] == "v3", 10, "v3 is the champion")
+    until("a report", lambda: live.arms()["arms"][0]["weight_in_force"] is not None, 5)
+    until("v3 is the champion", lambda: live.get("/v1/models/m")["champion"] == "v3", 10)
 
     shown = live.cli("explain", "m", "--decision", "1", "-o", "json")
     assert shown.json["number"] == 1

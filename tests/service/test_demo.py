@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.conftest import CLI, ROOT, environment, processes_of, run, until
+from tests.processes import until
+from tests.service.conftest import CLI, ROOT, environment, processes_of, run
 
 KEYS = ["champion", "rolled_back", "requests", "rewards", "lost", "seconds"]
 
@@ -68,7 +69,7 @@ def test_ctrl_c_ends_a_demo_within_five_seconds_without_orphans(tmp_path: Path) 
     home = tmp_path / "home"
     one = demo(home)
     try:
-        until(lambda: list(home.rglob("access.log")), 60, "the router answers")
+        until("the router answers", lambda: list(home.rglob("access.log")), 60)
         time.sleep(3)
         begin = time.monotonic()
         one.send_signal(signal.SIGINT)

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.service.conftest import Serve, policy_text, until
+from tests.processes import until
+from tests.service.conftest import Serve, policy_text
 
 
 def reward(number: int, **other: object) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def test_accepted_events_survive_a_sigkill_right_after_the_answer(serve: Serve) 
     assert post(serve, *events) == {"accepted": 80, "rejected": []}
     serve.kill()
     serve.start()
-    until(lambda: champion(serve)["rewards"] == 30, 10, "rewards are joined")
+    until("rewards are joined", lambda: champion(serve)["rewards"] == 30, 10)
     assert champion(serve)["exposures"] == 50
 
 
@@ -72,7 +73,7 @@ def test_every_form_of_body_is_accepted(serve: Serve) -> None:
     for body, media_type, headers in sent:
         status, answer = serve.call("POST", "/v1/events", body, media_type, headers)
         assert (status, answer) == (202, {"accepted": 1, "rejected": []}), body
-    until(lambda: champion(serve)["rewards"] == 5, 10, "rewards are joined")
+    until("rewards are joined", lambda: champion(serve)["rewards"] == 5, 10)
 
 
 def test_what_is_not_for_the_log_is_refused_and_kept(serve: Serve) -> None:
@@ -106,10 +107,10 @@ def test_unusable_events_are_counted_by_reason_and_kept_with_their_text(
     serve = make_serve(m=text).start()
     post(serve, *(exposure(n) for n in range(4)), reward(0), reward(0), exposure(1))
     post(serve, reward(1, id="far", value=7), reward(99, id="stray"))
-    until(lambda: champion(serve)["outcomes"] == 4, 15, "the window closes")
+    until("the window closes", lambda: champion(serve)["outcomes"] == 4, 15)
     post(serve, reward(2, id="tardy", time=time.time() + 5))
     wanted = {"late", "orphan", "duplicate", "out_of_range"}
-    until(lambda: wanted <= {k for k, v in serve.arms()["rejected"].items() if v}, 15, str(wanted))
+    until(str(wanted), lambda: wanted <= {k for k, v in serve.arms()["rejected"].items() if v}, 15)
     rejected = serve.arms()["rejected"]
     assert (rejected["duplicate"], rejected["out_of_range"], rejected["orphan"]) == (2, 1, 1)
     kept = dict(rows(serve, "select reason, event from dead_letters"))
@@ -129,7 +130,7 @@ def test_several_models_behind_one_listener(
     serve = make_serve(**texts).start()
     for name, port in (("a", models[1]), ("b", models[3]), ("c", models[5])):
         serve.offer("v2", port, model=name)
-    until(lambda: all(serve.arms(n)["arms"][-1]["weight_in_force"] for n in "abc"), 15, "in force")
+    until("in force", lambda: all(serve.arms(n)["arms"][-1]["weight_in_force"] for n in "abc"), 15)
     for name, header in (("a", "x_user_id"), ("b", "x_device")):
         by_unit = [
             {serve.ask(f"/{name}/", **{header: f"u{n}"})[1]["x-understudy-arm"] for _ in range(2)}
@@ -139,7 +140,7 @@ def test_several_models_behind_one_listener(
         assert {next(iter(arms)) for arms in by_unit} == {"v1", "v2"}
     same = [serve.ask("/c/", x_user_id="u1")[1]["x-understudy-arm"] for _ in range(120)]
     assert set(same) == {"v1", "v2"}  # P(missing one) at 20 %: 0.8^120 = 2e-12
-    until(lambda: sum(a["exposures"] for a in serve.arms("c")["arms"]) == 120, 10, "counted")
+    until("counted", lambda: sum(a["exposures"] for a in serve.arms("c")["arms"]) == 120, 10)
     assert sum(a["exposures"] for a in serve.arms("a")["arms"]) == 120
     status, _ = serve.ask("/nobody/")
     assert status == 404

@@ -17,7 +17,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.service.conftest import Serve, policy_text, run, until
+from tests.processes import until
+from tests.service.conftest import Serve, policy_text, run
 
 AB = """
     - ab:
@@ -180,13 +181,13 @@ def test_two_candidates_share_a_test_and_leave_it_one_by_one(
     assert (idle.code, "v1 serves everything; no candidate" in idle.out) == (0, True)
     assert serve.get("/v1/models/m/explain")["conditions"] == []
     serve.offer("v2", models[1])
-    until(lambda: weights(serve) == {"v1": 4000, "v2": 6000}, 10, "v2 is tested")
+    until("v2 is tested", lambda: weights(serve) == {"v1": 4000, "v2": 6000}, 10)
     serve.offer("v3", models[2])
-    until(lambda: weights(serve) == {"v1": 4000, "v2": 3000, "v3": 3000}, 10, "v3 has joined")
-    until(lambda: is_in_force(serve), 10, "the split of three")
+    until("v3 has joined", lambda: weights(serve) == {"v1": 4000, "v2": 3000, "v3": 3000}, 10)
+    until("the split of three", lambda: is_in_force(serve), 10)
     with Visitors(serve, always(ok=0.5)) as visitors:
-        until(lambda: len(visitors.seen) == 3 and visitors.seen.total() > 800, 30, "traffic")
-        until(lambda: all(arm["mean"] for arm in serve.arms()["arms"]), 20, "outcomes of all three")
+        until("traffic", lambda: len(visitors.seen) == 3 and visitors.seen.total() > 800, 30)
+        until("outcomes of all three", lambda: all(arm["mean"] for arm in serve.arms()["arms"]), 20)
         table = serve.cli("status", "m")
         assert table.code == 0
         assert all(name in table.out for name in ("v1", "v2", "v3"))
@@ -214,12 +215,12 @@ def test_two_candidates_share_a_test_and_leave_it_one_by_one(
         assert serve.cli("rollback", "m", "--candidate", "v3", "--reason", "no").code == 0
         assert weights(serve) == {"v1": 4000, "v2": 6000}
         assert serve.arms()["phase"] == "testing"
-        until(lambda: is_in_force(serve), 10, "the split without v3")
+        until("the split without v3", lambda: is_in_force(serve), 10)
         visitors.seen.clear()
-        until(lambda: visitors.seen.total() > 150, 20, "traffic without v3")
+        until("traffic without v3", lambda: visitors.seen.total() > 150, 20)
         assert {arm for _, arm in visitors.seen} == {"v1", "v2"}
     assert serve.cli("promote", "m", "--candidate", "v2", "--reason", "yes").code == 0
-    until(lambda: serve.get("/v1/models/m")["champion"] == "v2", 15, "v2 is the champion")
+    until("v2 is the champion", lambda: serve.get("/v1/models/m")["champion"] == "v2", 15)
     joined = next(row for row in decisions(serve) if row["cause"] == "joined")["number"]
     for number, word in ((joined, "v3 joins v2 at 30 %"), (1, "v1 serves everything")):
         one = serve.cli("explain", "m", "--decision", number)
@@ -236,7 +237,7 @@ def test_segments_have_their_own_split_and_a_stranger_has_the_pooled_one(
 ) -> None:
     serve = make_serve(m=text(models, THOMPSON)).start()
     serve.offer("v2", models[1])
-    until(lambda: serve.arms()["phase"] == "exploring", 10, "the bandit")
+    until("the bandit", lambda: serve.arms()["phase"] == "exploring", 10)
     liked = {("de", "v2"): 0.9, ("fr", "v1"): 0.9}
 
     def chances(segment: str, arm: str) -> Mapping[str, float]:
@@ -249,10 +250,10 @@ def test_segments_have_their_own_split_and_a_stranger_has_the_pooled_one(
             de, fr = own.get("de", {}), own.get("fr", {})
             return bool(de.get("v2", 0) >= 9500 and fr.get("v1", 0) >= 9500)
 
-        until(learnt, 60, f"each country has its own split: {serve.arms()}")
-        until(lambda: is_in_force(serve), 10, "it is in force")
+        until(f"each country has its own split: {serve.arms()}", learnt, 60)
+        until("it is in force", lambda: is_in_force(serve), 10)
         visitors.seen.clear()
-        until(lambda: visitors.seen.total() > 800, 30, "traffic by segment")
+        until("traffic by segment", lambda: visitors.seen.total() > 800, 30)
         seen = visitors.seen
         for segment, arm in (("de", "v2"), ("fr", "v1")):
             share = seen[segment, arm] / sum(n for (s, _), n in seen.items() if s == segment)
@@ -278,7 +279,7 @@ def test_segments_have_their_own_split_and_a_stranger_has_the_pooled_one(
         assert all(row["propensity"] == pytest.approx(pooled[row["arm"]] / 1e4) for row in rows)
         return set(arms) == set(pooled)
 
-    until(routed, 30, "strangers are routed by the pooled split")
+    until("strangers are routed by the pooled split", routed, 30)
     assert set(serve.arms()["segments"]) == {"de", "fr"}
     lines = [json.loads(line) for line in serve.cli("events", "m").out.splitlines()]
     last = [line for line in lines if line["type"] == "split"][-1]
@@ -299,7 +300,7 @@ def test_a_slow_candidate_is_rolled_back_by_the_quantile_that_moved(
     with Visitors(serve, always(ok=0.5), rate_hz=200):
         time.sleep(2)
         serve.offer("v2", models[3])
-        until(lambda: serve.arms()["phase"] == "rolled_back", 60, "v2 is too slow")
+        until("v2 is too slow", lambda: serve.arms()["phase"] == "rolled_back", 60)
     end = rolled_back(serve)
     assert end["cause"] == "latency"
     assert "p50" in end["reason"] or "p75" in end["reason"] or "p90" in end["reason"]
@@ -329,13 +330,13 @@ def test_a_second_reward_rolls_back_and_evidence_lives_through_a_sigkill(
     bad = 0.0
     with Visitors(serve, chances) as visitors:
         serve.offer("v2", models[1])
-        until(lambda: len(visitors.seen) == 2, 15, "both arms have traffic")
+        until("both arms have traffic", lambda: len(visitors.seen) == 2, 15)
 
         def judged() -> int:
             found = serve.get("/v1/models/m/explain")["candidates"]
             return int(found[0]["n"]) if found else 0
 
-        until(lambda: judged() > 100, 30, "outcomes of v2")
+        until("outcomes of v2", lambda: judged() > 100, 30)
         serve.kill()
         serve.start()
         assert judged() > 100  # from the snapshot and the log: nothing begins anew
@@ -344,7 +345,7 @@ def test_a_second_reward_rolls_back_and_evidence_lives_through_a_sigkill(
         guards = {row["metric"]: row for row in serve.get("/v1/models/m/explain")["guardrails"]}
         assert guards["reward"]["detail"] == "refund"
         bad = 0.6
-        until(lambda: serve.arms()["phase"] == "rolled_back", 60, "v2 is sent back too often")
+        until("v2 is sent back too often", lambda: serve.arms()["phase"] == "rolled_back", 60)
     end = rolled_back(serve)
     assert (end["cause"], "refund" in end["reason"]) == ("reward_guardrail", True)
     assert serve.arms()["health"]["sample_ratio"] == "ok"
@@ -388,12 +389,12 @@ def test_a_shadow_stage_explains_what_it_saw(
     stages = "\n    - shadow: {duration: 1h, percent: 100%}" + AB
     serve = make_serve(m=text(models, stages, guardrails=ERRORS)).start()
     serve.offer("v2", models[4])
-    until(lambda: serve.arms()["phase"] == "shadowing", 10, "the shadow")
+    until("the shadow", lambda: serve.arms()["phase"] == "shadowing", 10)
     before = serve.get("/v1/models/m/explain")
     assert [row["cause"] for row in before["conditions"]] == ["shadow_errors"]
     tell(models[4], 500, 0.0)
     with Visitors(serve, always(ok=0.5)) as visitors:
-        until(lambda: serve.arms()["phase"] == "rolled_back", 40, "copies fail")
+        until("copies fail", lambda: serve.arms()["phase"] == "rolled_back", 40)
     assert {arm for _, arm in visitors.seen} == {"v1"}
     end = rolled_back(serve)
     assert end["cause"] == "shadow_errors"

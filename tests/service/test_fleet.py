@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -16,16 +16,8 @@ from urllib.request import urlopen
 import pytest
 
 from controller.router.envoy import binary
-from tests.service.conftest import (
-    CLI,
-    ROOT,
-    Serve,
-    environment,
-    free_port,
-    policy_text,
-    run,
-    until,
-)
+from tests.processes import free_port, until
+from tests.service.conftest import CLI, ROOT, Serve, environment, policy_text, run
 
 
 class Controller(Serve):
@@ -38,11 +30,13 @@ class Controller(Serve):
 class Router:
     """An Envoy and the `understudy ship` beside it, as in a pod."""
 
-    def __init__(self, folder: Path, name: str, xds: list[int], api: int) -> None:
+    def __init__(
+        self, folder: Path, name: str, xds: list[int], api: int, log: Path | None = None
+    ) -> None:
         self.folder, self.name = folder / name, name
         self.folder.mkdir()
         self.port, self.admin, self.probe = free_port(), free_port(), free_port()
-        self.log, self.metrics = self.folder / "access.log", free_port()
+        self.log, self.metrics = log or self.folder / "access.log", free_port()
         self.document = self.folder / "bootstrap.yaml"
         self.document.write_text(self.bootstrap(xds))
         self.api = api
@@ -89,18 +83,25 @@ class Router:
         except (URLError, OSError):
             return False
 
-    def ask(self, count: int) -> collections.Counter[str]:
+    def ask(self, count: int, padding: str = "") -> collections.Counter[str]:
         """The arms of so many units, each its own."""
-        found: collections.Counter[str] = collections.Counter()
+        units = [f"{self.name}-{i}{padding}" for i in range(count)]
+        return collections.Counter(self.arms_of(units).values())
+
+    def arms_of(self, units: Sequence[str]) -> dict[str, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        for i in range(count):
-            connection.request("GET", "/m/x", headers={"x-user-id": f"{self.name}-{i}"})
-            answer = connection.getresponse()
-            answer.read()
-            assert answer.status == 200
-            found[answer.headers["x-understudy-arm"]] += 1
+        found = {}
+        for unit in units:
+            connection.request("GET", "/m/x", headers={"x-user-id": unit})
+            found[unit] = arm_of(connection)
         connection.close()
         return found
+
+    def ask_later(self, unit: str) -> http.client.HTTPConnection:
+        """A request whose answer is read later."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("GET", "/m/x", headers={"x-user-id": unit})
+        return connection
 
     def figures(self) -> dict[str, float]:
         try:
@@ -118,6 +119,13 @@ class Router:
                 each.wait()
 
 
+def arm_of(connection: http.client.HTTPConnection) -> str:
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 200
+    return answer.headers["x-understudy-arm"]
+
+
 @pytest.fixture
 def controller(tmp_path: Path, models: list[int]) -> Iterator[Controller]:
     made = Controller(tmp_path, {"m": policy_text(models[0])})
@@ -129,9 +137,9 @@ def controller(tmp_path: Path, models: list[int]) -> Iterator[Controller]:
 def make_router(tmp_path: Path, controller: Controller) -> Iterator[Callable[..., Router]]:
     made: list[Router] = []
 
-    def make(name: str, xds: list[int] | None = None) -> Router:
+    def make(name: str, xds: list[int] | None = None, log: Path | None = None) -> Router:
         planes = xds or [controller.xds_port]
-        made.append(Router(tmp_path, name, planes, controller.api_port))
+        made.append(Router(tmp_path, name, planes, controller.api_port, log))
         return made[-1]
 
     yield make
@@ -160,11 +168,11 @@ def test_two_routers_get_the_splits_and_their_exposures_are_counted_exactly(
     controller.start()
     assert routers(controller) == 0
     pair = [make_router(name).start_envoy().start_shipper() for name in ("one", "two")]
-    until(lambda: all(each.is_ready() for each in pair), 20, "both routers serve")
-    until(lambda: routers(controller) == 2, 5, "both are connected")
+    until("both routers serve", lambda: all(each.is_ready() for each in pair), 20)
+    until("both are connected", lambda: routers(controller) == 2, 5)
     assert controller.get("/v1/models")["router"]["connected"] == 2
     controller.offer("v2", models[1])
-    until(lambda: is_in_force(controller), 10, "the split is in force at both")
+    until("the split is in force at both", lambda: is_in_force(controller), 10)
 
     seen: collections.Counter[str] = collections.Counter()
     one = threading.Thread(target=lambda: seen.update(pair[0].ask(600)))
@@ -173,7 +181,7 @@ def test_two_routers_get_the_splits_and_their_exposures_are_counted_exactly(
     one.join()
     seen += two
     assert seen["v2"] > 100  # of 1 200 units at 20 %, chance below 1e-21
-    until(lambda: exposures(controller) == dict(seen), 20, "every exposure is counted, each once")
+    until("every exposure is counted, each once", lambda: exposures(controller) == dict(seen), 20)
     for each in pair:
         figures = each.figures()
         assert figures["shipped_total"] == 600
@@ -187,11 +195,11 @@ def test_exposures_survive_the_death_of_controller_and_shipper(
 ) -> None:
     controller.start()
     router = make_router("one").start_envoy().start_shipper()
-    until(router.is_ready, 20, "the router serves")
+    until("the router serves", router.is_ready, 20)
     router.ask(100)
     controller.kill()
     router.ask(100)  # the split stays, the log waits
-    until(lambda: router.figures()["failures_total"] > 0, 10, "the controller is missed")
+    until("the controller is missed", lambda: router.figures()["failures_total"] > 0, 10)
     assert router.shipper is not None
     router.shipper.send_signal(signal.SIGKILL)
     router.shipper.wait()
@@ -199,7 +207,7 @@ def test_exposures_survive_the_death_of_controller_and_shipper(
     router.start_shipper()
     controller.start()
     router.ask(100)
-    until(lambda: exposures(controller) == {"v1": 400}, 40, "nothing is lost or counted twice")
+    until("nothing is lost or counted twice", lambda: exposures(controller) == {"v1": 400}, 40)
 
 
 def test_a_pod_that_ends_ships_what_its_router_answers_while_it_drains(
@@ -207,19 +215,19 @@ def test_a_pod_that_ends_ships_what_its_router_answers_while_it_drains(
 ) -> None:
     controller.start()
     router = make_router("one").start_envoy().start_shipper("--drain-router", "--drain", "15")
-    until(router.is_ready, 20, "the router serves")
+    until("the router serves", router.is_ready, 20)
     router.ask(50)
-    until(lambda: router.figures()["up"], 10, "the shipper is there to be told")
+    until("the shipper is there to be told", lambda: router.figures()["up"], 10)
     assert router.shipper is not None
     assert router.envoy is not None
     router.shipper.send_signal(signal.SIGTERM)  # all containers at once; Envoy's waits in preStop
-    until(lambda: not router.is_ready(), 5, "the router drains")
+    until("the router drains", lambda: not router.is_ready(), 5)
     router.ask(1)  # whoever has not noticed yet is still answered
     time.sleep(0.5)
     assert router.shipper.poll() is None
     router.envoy.send_signal(signal.SIGTERM)
     assert router.shipper.wait(10) == 0
-    until(lambda: exposures(controller) == {"v1": 51}, 10, "the last ones were shipped, too")
+    until("the last ones were shipped, too", lambda: exposures(controller) == {"v1": 51}, 10)
 
 
 def test_a_router_finds_the_controller_that_leads(
@@ -229,12 +237,12 @@ def test_a_router_finds_the_controller_that_leads(
     first, second = controller.xds_port, free_port()
     router = make_router("one", [second, first]).start_envoy()
     controller.start()
-    until(lambda: router.is_ready() and routers(controller) == 1, 20, "it found the leader")
+    until("it found the leader", lambda: router.is_ready() and routers(controller) == 1, 20)
     controller.kill()
     controller.xds_port = second
     began = time.monotonic()
     controller.start()
-    until(lambda: routers(controller) == 1, 20, "it found the next one")
+    until("it found the next one", lambda: routers(controller) == 1, 20)
     assert time.monotonic() - began < 15
     assert router.ask(10) == {"v1": 10}
 
@@ -245,16 +253,16 @@ def test_a_router_that_hangs_is_not_waited_for_for_ever(
     """As one whose machine is gone: nothing says farewell, and no ping is answered."""
     controller.start()
     pair = [make_router(name).start_envoy() for name in ("one", "two")]
-    until(lambda: routers(controller) == 2, 20, "both are connected")
+    until("both are connected", lambda: routers(controller) == 2, 20)
     assert pair[0].envoy is not None
     pair[0].envoy.send_signal(signal.SIGSTOP)
     controller.offer("v2", models[1])
     assert not is_in_force(controller)
-    until(lambda: is_in_force(controller), 25, "the split is in force at the other one")
+    until("the split is in force at the other one", lambda: is_in_force(controller), 25)
     assert routers(controller) == 1
     pair[0].envoy.send_signal(signal.SIGCONT)
-    until(lambda: routers(controller) == 2, 15, "it is back")
-    until(lambda: is_in_force(controller), 10, "and has the split")
+    until("it is back", lambda: routers(controller) == 2, 15)
+    until("and has the split", lambda: is_in_force(controller), 10)
 
 
 def test_a_controller_that_hangs_is_left_for_the_next_one(
@@ -265,12 +273,12 @@ def test_a_controller_that_hangs_is_left_for_the_next_one(
     folder.mkdir()
     following = Controller(folder, {"m": policy_text(models[0])})
     router = make_router("one", [controller.xds_port, following.xds_port]).start_envoy()
-    until(lambda: routers(controller) == 1, 20, "it is connected")
+    until("it serves", lambda: router.is_ready() and routers(controller) == 1, 20)
     assert controller.process is not None
     controller.process.send_signal(signal.SIGSTOP)
     try:
         following.start()
-        until(lambda: routers(following) == 1, 20, "it has found the next one")
+        until("it has found the next one", lambda: routers(following) == 1, 20)
         assert router.ask(10) == {"v1": 10}
     finally:
         controller.process.send_signal(signal.SIGCONT)
@@ -282,16 +290,16 @@ def test_a_log_is_rotated_while_it_is_shipped(
 ) -> None:
     controller.start()
     router = make_router("one").start_envoy().start_shipper("--rotate", "1")
-    until(router.is_ready, 20, "the router serves")
+    until("the router serves", router.is_ready, 20)
     asked = 0
     while router.log.stat().st_size < (1 << 20) + 1:
         router.ask(500)
         asked += 500
     first = router.log.stat().st_ino
-    until(lambda: router.log.exists() and router.log.stat().st_ino != first, 10, "a new file")
+    until("a new file", lambda: router.log.exists() and router.log.stat().st_ino != first, 10)
     router.ask(100)
-    until(lambda: exposures(controller) == {"v1": asked + 100}, 30, "all are counted")
-    until(lambda: [p.name for p in router.folder.glob("access.log*")] == ["access.log"], 10, "gone")
+    until("all are counted", lambda: exposures(controller) == {"v1": asked + 100}, 30)
+    until("gone", lambda: [p.name for p in router.folder.glob("access.log*")] == ["access.log"], 10)
 
 
 def test_wrong_options_are_refused_with_a_sentence() -> None:

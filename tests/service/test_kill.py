@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.service.conftest import CANARY, Serve, Users, policy_text, until
+from tests.processes import until
+from tests.service.conftest import CANARY, Serve, Users, policy_text
 
 KILLS = 20
 
@@ -43,12 +44,12 @@ def test_twenty_sigkills_lose_and_double_nothing(
     policy = policy_text(models[0], window="12s", stages=CANARY.format(min_duration="8s"))
     serve = make_serve(m=policy).start()
     serve.offer("v2", models[1])
-    until(lambda: serve.arms()["phase"] == "ramping", 10, "the rollout begins")
+    until("the rollout begins", lambda: serve.arms()["phase"] == "ramping", 10)
     envoy = serve.envoy_pid
     rng = random.Random(20)
     with Users(serve, rate_hz=220, reward_chance=0.3) as users:
         for _ in range(KILLS):
-            until(lambda: is_at_work(serve) or rng.random() < 0.02, 20, "serve is at work")
+            until("serve is at work", lambda: is_at_work(serve) or rng.random() < 0.02, 20)
             time.sleep(rng.uniform(0, 1.0))
             serve.kill()
             serve.spawn()
@@ -59,7 +60,7 @@ def test_twenty_sigkills_lose_and_double_nothing(
     assert {status for _, _, status in users.answers} == {200}
     seen = Counter(arm for _, arm, _ in users.answers)
     assert set(seen) == {"v1", "v2"}
-    until(lambda: counted(serve).total() >= seen.total(), 10, "all exposures are in the log")
+    until("all exposures are in the log", lambda: counted(serve).total() >= seen.total(), 10)
     time.sleep(1.5)  # what would be counted twice now has its chance to
     assert counted(serve) == seen == logged(serve)
     report = serve.arms()

@@ -14,14 +14,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.service.conftest import (
-    Serve,
-    Users,
-    free_port,
-    policy_text,
-    processes_of,
-    until,
-)
+from tests.processes import free_port, until
+from tests.service.conftest import Serve, Users, policy_text, processes_of
 from tests.service.test_kill import counted, logged
 
 
@@ -46,14 +40,14 @@ def test_an_envoy_killed_under_load_comes_back_and_nothing_counts_twice(
     serve: Serve, models: list[int]
 ) -> None:
     serve.offer("v2", models[1])
-    until(lambda: is_settled(serve), 10, "the split is in force")
+    until("the split is in force", lambda: is_settled(serve), 10)
     first = serve.envoy_pid
     with Users(serve, rate_hz=150) as users:
         time.sleep(1)
         os.kill(first, signal.SIGKILL)
-        until(lambda: serve.envoy_pid != first, 10, "another Envoy")
+        until("another Envoy", lambda: serve.envoy_pid != first, 10)
         before = len(users.answers)
-        until(lambda: len(users.answers) > before + 200, 10, "it answers on the same port")
+        until("it answers on the same port", lambda: len(users.answers) > before + 200, 10)
     assert serve.get("/v1/models")["router"]["restarts"] == 1
     time.sleep(2.5)  # the log is flushed every 200 ms, the wheel turns every second
     found = counted(serve)
@@ -109,8 +103,8 @@ def test_a_split_that_the_router_has_not_accepted_is_not_shown_as_in_force(
         assert "the router has not accepted" in json.dumps(problem)
     finally:
         os.kill(serve.envoy_pid, signal.SIGCONT)
-    until(lambda: is_settled(serve), 15, "the split is in force")
-    until(lambda: serve.call("GET", "/readyz")[0] == 200, 5, "ready again")
+    until("the split is in force", lambda: is_settled(serve), 15)
+    until("ready again", lambda: serve.call("GET", "/readyz")[0] == 200, 5)
 
 
 def test_metrics_and_dashboard_are_served(serve: Serve) -> None:
@@ -132,7 +126,7 @@ def test_a_model_whose_log_cannot_be_folded_keeps_its_route(
     ledger.commit()
     ledger.close()
     serve.spawn()
-    until(lambda: "InvariantError" in serve.tail(), 30, "the model to be held")
+    until("the model to be held", lambda: "InvariantError" in serve.tail(), 30)
     # The other model's split has been published by now, and n answers all the same.
     for _ in range(20):
         assert serve.ask("/n/x")[0] == serve.ask("/m/x")[0] == 200

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.conftest import Serve, policy_text, until
+from tests.processes import until
+from tests.service.conftest import Serve, policy_text
 from tests.service.test_commands import (  # noqa: F401 - a story told again
     test_a_rollout_by_hand_from_offer_to_replay,
 )
@@ -64,7 +65,7 @@ def test_nothing_is_kept_in_the_state_folder_and_two_serves_depose_one_another(
     second.stores = first.stores
     second.start()
     assert first.process is not None
-    until(lambda: first.process.poll() is not None, 20, "the first has ended")
+    until("the first has ended", lambda: first.process.poll() is not None, 20)
     assert first.process.returncode != 0
     assert "leads since term 2 began" in first.tail()
     assert "Traceback" not in first.err.read_text()
@@ -81,3 +82,28 @@ def test_an_address_of_no_known_kind_is_refused_without_showing_it(
     assert process.wait(20) == 1
     assert "expected one of sqlite, redis, rediss" in serve.tail()
     assert "hunter2" not in serve.tail()
+
+
+def test_a_serve_waits_for_stores_that_are_away_when_it_starts(
+    make_serve: Callable[..., Serve], models: list[int]
+) -> None:
+    with Redis() as redis, Postgres() as postgres:
+        serve = make_serve(m=policy_text(models[0]))
+        serve.stores = {
+            "UNDERSTUDY_LEDGER": postgres.database(),
+            "UNDERSTUDY_STREAM": redis.address(),
+        }
+        redis.kill()
+        postgres.stop()
+        process = serve.spawn()
+        until("it waits for the log", lambda: "waiting" in serve.tail(), 20)
+        redis.start()
+        until("it waits for the ledger", lambda: "ledger: connection" in serve.tail(), 20)
+        postgres.start()
+        until("it is ready", lambda: serve.out.read_bytes().endswith(b"\n"), 20)
+        assert serve.stop() < 10
+        redis.kill()
+        process = serve.spawn()
+        until("it waits for the log again", lambda: serve.tail().count("waiting") == 3, 20)
+        process.terminate()
+        assert process.wait(10) == 1

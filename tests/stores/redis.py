@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Self
 
 import redis
 
-from tests.cluster.processes import Child, free_port, until
+from tests.processes import Child, free_port, until
 
 NOT_INSTALLED = "Redis is not installed: run `make services`"
 
@@ -45,6 +46,14 @@ class Redis:
     def kill(self) -> None:
         """SIGKILL: what it did not write down is lost."""
         self._server.stop()
+
+    def pause(self) -> None:
+        """Be silent, as if cut off, until `resume`."""
+        self._server.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._server.signal(signal.SIGCONT)
 
     def address(self, **options: object) -> str:
         """The address of a new log."""

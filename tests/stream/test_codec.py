@@ -209,6 +209,7 @@ def test_control_events_stand_in_log_order() -> None:
         CapacityEvent(10, 5.0, "v2", "known", 0, 0),
         CapacityEvent(11, 5.5, "v2", "unknown"),
         CapacityEvent(12, 6.0, "v3", "gone"),
+        Tick(13, 6.5, "abc", 4, ("v1", "v2"), 17),
     ]
     lines = [control_line("m", event) for event in events]
     assert decode("m", 3, lines).control == tuple(events)
@@ -220,6 +221,7 @@ def test_lines_of_our_own_are_canonical_and_read_as_the_contract_says() -> None:
         msgspec.json.decode(own)
         for own in (
             tick_line(1.5),
+            tick_line(1.5, policy="abc", arms=("v1", "v2"), epoch=17),
             split_line("m", time=2.0, epoch=17, weights={"v1": 9500, "v2": 500}),
             version_line("m", time=3.0, version=version, role=Role.CANDIDATE),
             command_line("m", time=4.0, command=Operation.PAUSE, by="ana", reason="incident 12"),
@@ -227,6 +229,7 @@ def test_lines_of_our_own_are_canonical_and_read_as_the_contract_says() -> None:
         )
     ] == [
         {"type": "tick", "time": 1.5},
+        {"type": "tick", "time": 1.5, "policy": "abc", "arms": ["v1", "v2"], "epoch": 17},
         {
             "type": "split",
             "time": 2.0,

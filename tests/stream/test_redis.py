@@ -241,3 +241,13 @@ def test_logs_with_different_prefixes_do_not_see_each_other(redis: Redis) -> Non
     with closing(open_stream(redis.address())) as one, closing(open_stream(redis.address())) as two:
         one.append({"m": [b"1"]}, mark=Mark("tail", "1"))
         assert (events(two), two.mark("tail")) == ([], None)
+
+
+def test_a_redis_that_misses_its_replicas_is_worth_another_try() -> None:
+    with Redis() as server, closing(open_stream(server.address())) as stream:
+        with server.client() as client:
+            client.config_set("min-replicas-to-write", 1)
+            with pytest.raises(Retryable, match="NOREPLICAS"):
+                stream.append({"m": [b"1"]})
+            client.config_set("min-replicas-to-write", 0)
+        assert stream.append({"m": [b"1"]}) == {"m": 0}

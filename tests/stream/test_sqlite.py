@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -10,6 +11,7 @@ import pytest
 
 from controller.errors import Permanent, Retryable
 from controller.stream import Mark, open_stream
+from controller.stream import sqlite as module
 from controller.stream.sqlite import SqliteStream
 
 
@@ -26,7 +28,8 @@ def stream(path: Path) -> Iterator[SqliteStream]:
 
 
 def events(stream: SqliteStream, model: str = "m") -> list[bytes]:
-    return [line for block in stream.read(model, 0) for line in block.lines]
+    first = stream.first(model)
+    return [line for block in stream.read(model, first) for line in block.lines]
 
 
 def test_a_relative_address_is_a_file_beside_the_process(
@@ -87,9 +90,9 @@ def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None
 def test_a_log_of_a_newer_understudy_is_refused(path: Path) -> None:
     SqliteStream(path).close()
     with sqlite3.connect(path) as newer:
-        newer.execute("PRAGMA user_version = 2")
+        newer.execute("PRAGMA user_version = 3")
     newer.close()
-    with pytest.raises(Permanent, match=r"found schema version 2, expected .* version 1"):
+    with pytest.raises(Permanent, match=r"found schema version 3, expected .* version 2"):
         SqliteStream(path)
 
 
@@ -132,8 +135,8 @@ def test_a_block_that_does_not_fit_is_permanent(
     with sqlite3.connect(path) as other:
         other.execute(change)
     other.close()
-    with pytest.raises(Permanent, match=message):
-        events(stream)
+    with closing(SqliteStream(path)) as again, pytest.raises(Permanent, match=message):
+        events(again)
 
 
 def test_a_copy_made_between_appends_is_a_whole_log(stream: SqliteStream, path: Path) -> None:
@@ -143,3 +146,46 @@ def test_a_copy_made_between_appends_is_a_whole_log(stream: SqliteStream, path: 
     copy = SqliteStream(f"{path}.copy")
     assert events(copy) == [b"1", b"2"]
     copy.close()
+
+
+# --- trimming ---------------------------------------------------------------------------------
+
+
+def test_the_file_stays_bounded_under_appends_and_trims(path: Path, stream: SqliteStream) -> None:
+    rng = Random(7)
+    sizes = []
+    for i in range(400):
+        line = rng.randbytes(20_000).replace(b"\n", b"-")
+        stream.append({"m": [line, b"%d" % i]}, trim={"m": 2 * (i - 20)} if i % 10 == 9 else None)
+        sizes.append(path.stat().st_size + path.with_name(f"{path.name}-wal").stat().st_size)
+    assert len(events(stream)) <= 60
+    # 400 appends of 20 kB are 8 MB; 30 of them were ever kept, and the WAL turns over at 4 MB.
+    assert max(sizes) < 6_000_000
+    assert max(sizes[200:]) <= max(sizes[:200])
+
+
+def test_a_log_from_before_trimming_is_taken_over(path: Path) -> None:
+    stream = SqliteStream(path)
+    stream.append({"m": [b"1", b"2"]})
+    stream.close()
+    with sqlite3.connect(path) as older:
+        older.execute("DROP TABLE trimmed")
+        older.execute("PRAGMA user_version = 1")
+    older.close()
+    stream = SqliteStream(path)
+    assert stream.append({"m": [b"3"]}, trim={"m": 2}) == {"m": 2}
+    assert [(b.start, b.lines) for b in stream.read("m", 2)] == [(2, (b"3",))]
+    stream.close()
+
+
+def test_a_trim_of_very_much_goes_in_steps(
+    stream: SqliteStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TRIM_BLOCKS", 3)
+    for i in range(10):
+        stream.append({"m": [b"%d" % i]})
+    firsts = []
+    for _ in range(4):
+        stream.append({}, trim={"m": 8})
+        firsts.append(stream.first("m"))
+    assert firsts == [3, 6, 8, 8]

@@ -107,7 +107,8 @@ def complaint(event: bytes | Json) -> str:
 @pytest.mark.parametrize("event", ALL, ids=lambda e: e["type"])
 def test_every_event_of_the_contract_is_canonical_already(event: dict[str, Any]) -> None:
     line = msgspec.json.encode(event)
-    expected = Canonical(event.get("model"), line, event["type"], event["time"])
+    request_id = event.get("request_id", "")
+    expected = Canonical(event.get("model"), line, event["type"], event["time"], request_id)
     assert canonical(line) == expected
     assert canonical(event) == expected
     assert canonical(canonical(line).line) == expected
@@ -171,7 +172,9 @@ def test_a_tick_is_of_no_model() -> None:
 A_NAME = "a text of 1 to 128 characters"
 AN_ID = "a text of 1 to 256 characters"
 A_TIME = "epoch seconds, or an RFC 3339 time such as 2026-11-23T12:00:00Z"
-TYPES = "one of exposure, shadow, reward, covariate, split, version, capacity, command, tick"
+TYPES = (
+    "one of exposure, shadow, reward, covariate, split, version, capacity, command, tallies, tick"
+)
 A_SEGMENT = "a text of 1 to 64 characters"
 SEGMENTS = "whole numbers from 0 per arm that sum to 10000, per segment"
 WEIGHTS = "whole numbers from 0 per arm that sum to 10000"

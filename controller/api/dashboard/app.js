@@ -14,7 +14,7 @@ const OPEN_AT_FIRST = 3;
 const EXPLAIN_MS = 2_000; // an explanation is asked for at most this often, and per open model only
 
 const page = Object.fromEntries(
-  ["models", "empty", "nav", "live", "live-text", "banner", "router"].map((id) => [id, document.getElementById(id)]));
+  ["models", "empty", "nav", "live", "live-text", "banner", "held", "router"].map((id) => [id, document.getElementById(id)]));
 const views = new Map();
 const waiting = new Map();
 const told = new Map();
@@ -156,7 +156,10 @@ async function loadRouter() {
   const refused = nacks ? ` · ${nacks} configuration${nacks === 1 ? "" : "s"} refused` : "";
   text(page.router, routers + refused);
   page.router.classList.toggle("differs", !connected || nacks > 0);
-  if (answer.models.length === 0) {
+  const held = Object.entries(answer.held).map(([model, why]) => `${model} is held since the start: ${why}`);
+  page.held.hidden = held.length === 0;
+  text(page.held, held.join(" · "));
+  if (answer.models.length === 0 && held.length === 0) {
     text(page.empty, "No models yet. Put a policy file into the policies folder and start again.");
   }
 }

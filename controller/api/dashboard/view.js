@@ -5,7 +5,7 @@ import { h, s, text } from "./dom.js";
 import * as format from "./format.js";
 import { Decisions } from "./decisions.js";
 import { Rewards, Weights } from "./plot.js";
-import { explain, table, worries } from "./why.js";
+import { explain, table } from "./why.js";
 
 const COLOURS = 8;
 const POINTS = 720;
@@ -61,8 +61,8 @@ export class ModelView {
     const cells = COLUMNS.map(([key, label]) =>
       h("th", { scope: "col", role: "columnheader", class: `c-${key}` }, label));
     this.scale = cells.at(-1);
-    return h("table", { role: "table", class: "arms" },
-      h("caption", {}, `Arms of ${this.model}`),
+    this.caption = h("caption", {}, `Arms of ${this.model}`);
+    return h("table", { role: "table", class: "arms" }, this.caption,
       h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, cells)), this.body);
   }
 
@@ -167,7 +167,7 @@ export class ModelView {
     this.phase.dataset.phase = report.phase;
     text(this.stage, report.stage === "canary" ? `canary, step ${report.step + 1}` : report.stage);
     text(this.reason, report.reason);
-    text(this.alert, worries(report.health, report.cause).join(" · "));
+    text(this.alert, report.worries.map((worry) => worry.sentence).join(" · "));
     const facts = [`champion ${report.champion}`];
     const { candidates } = report;
     if (candidates.length) facts.push(`candidate${candidates.length > 1 ? "s" : ""} ${candidates.join(", ")}`);
@@ -208,6 +208,9 @@ export class ModelView {
       this.rows.get(name).element.remove();
       this.rows.delete(name);
     }
+    const { earlier } = report;
+    this.caption.textContent = `Arms of ${this.model}` + (earlier
+      ? `, without ${format.count(earlier.arms)} earlier ones that had ${format.count(earlier.outcomes)} outcomes` : "");
   }
 
   #row(name) {

@@ -13,19 +13,6 @@ const PURPOSES = [
   ["hold", "Holds", "when one is reached"],
 ];
 
-// What is wrong beside the rollout itself; an unconfirmed split shows as wanted against in force.
-export function worries(health, cause) {
-  const found = [];
-  if (health.trouble) found.push(`Holding: ${health.trouble}`);
-  for (const place of ["carrier", "deploy", "cluster", "notify"]) if (health[place]) found.push(health[place]);
-  if (String(health.split ?? "").startsWith("refused")) found.push(`Split ${health.split}`);
-  if (health.sample_ratio === "mismatch") found.push("Sample ratio mismatch");
-  const rate = health.join_rate;
-  if (rate) found.push(`Share of outcomes with a reward fell to ${format.part(rate.now)}, from ${format.part(rate.before)}`);
-  if (cause === "stale") found.push(`No request was answered for ${format.ago(1000 * health.silent_s)}`);
-  return found;
-}
-
 // How far the evidence is on its way, 0 to 1, and the words for it.
 function progress({ evidence, threshold, reached }) {
   const way = evidence > 0 ? Math.log(evidence) / Math.log(threshold) : 0;

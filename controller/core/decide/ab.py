@@ -12,7 +12,7 @@ A lift that the last week alone excludes is not acted upon: it was novelty.
 
 from __future__ import annotations
 
-from controller.core.decide.conditions import Condition, promotion
+from controller.core.decide.conditions import Condition, claim, promotion
 from controller.core.decide.guardrail import doubt, harmed, unready
 from controller.core.decide.situation import Situation, basis_points, for_people
 from controller.core.model import CandidateEvidence, Ruling, Verdict
@@ -41,7 +41,7 @@ def rule(stage: Stage, situation: Situation) -> Ruling:
 
 def _better(stage: Stage, situation: Situation, weights: dict[str, int]) -> Ruling | None:
     """A promotion of the best proven candidate, or why what is proven is not acted upon."""
-    proven = [seen for seen in situation.live if promotion(stage, situation, seen)[0].is_met]
+    proven = [seen for seen in situation.live if claim(stage, situation, seen).is_met]
     if not proven:
         return None
     seen = max(proven, key=lambda seen: seen.log_superior)
@@ -51,7 +51,7 @@ def _better(stage: Stage, situation: Situation, weights: dict[str, int]) -> Ruli
         return Ruling(Verdict.HOLD, cause, reason, weights)
     verdict = Verdict.PROMOTE if situation.is_last else Verdict.ADVANCE
     arm = seen.candidate.arm
-    reason = f"{arm} is better: {_of(promotion(stage, situation, seen)[0], seen)}"
+    reason = f"{arm} is better: {_of(claim(stage, situation, seen), seen)}"
     return Ruling(verdict, "better", reason, weights, candidate=arm)
 
 
@@ -93,12 +93,12 @@ def _undecided(stage: Stage, ab: Ab, situation: Situation, weights: dict[str, in
 
 
 def _so_far(stage: Stage, situation: Situation) -> str:
-    rows = [(promotion(stage, situation, seen)[0], seen) for seen in situation.live]
+    rows = [(claim(stage, situation, seen), seen) for seen in situation.live]
     if len(rows) == 1:
         return _of(*rows[0])
-    return "; ".join(f"{seen.candidate.arm} {_of(claim, seen)}" for claim, seen in rows)
+    return "; ".join(f"{seen.candidate.arm} {_of(better, seen)}" for better, seen in rows)
 
 
-def _of(claim: Condition, seen: CandidateEvidence) -> str:
+def _of(better: Condition, seen: CandidateEvidence) -> str:
     lift = "unknown" if seen.lift.estimate is None else f"{seen.lift.estimate:+.2%}"
-    return f"lift {lift} on {seen.candidate.n} outcomes, {claim.progress}"
+    return f"lift {lift} on {seen.candidate.n} outcomes, {better.progress}"

@@ -11,7 +11,7 @@ default is to hold and say so.
 
 from __future__ import annotations
 
-from controller.core.decide.conditions import promotion
+from controller.core.decide.conditions import claim, promotion
 from controller.core.decide.guardrail import doubt, harmed, unready
 from controller.core.decide.situation import Situation, basis_points, for_people
 from controller.core.model import Ruling, Verdict
@@ -124,12 +124,12 @@ def _expired(canary: Canary, situation: Situation) -> Ruling:
 
 def _promotion_sentence(stage: Stage, situation: Situation) -> str:
     seen = situation.only
-    claim = promotion(stage, situation, seen)[0]
+    not_worse = claim(stage, situation, seen)
     assert stage.canary is not None
     return (
         f"{seen.candidate.arm} is not worse than {seen.champion.arm} by {stage.canary.margin:.3g}: "
         f"{seen.candidate.mean:.4g} on {seen.candidate.n} outcomes against "
-        f"{seen.champion.mean:.4g} on {seen.champion.n}, {claim.progress}"
+        f"{seen.champion.mean:.4g} on {seen.champion.n}, {not_worse.progress}"
     )
 
 

@@ -25,11 +25,13 @@ direction, and move nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 from controller.core.decide.situation import Situation
-from controller.core.model import CandidateEvidence, GuardEvidence
+from controller.core.model import CandidateEvidence, GuardEvidence, Signals, quick
 from controller.core.policy import Stage
 
 SHARES: Final = {
@@ -54,7 +56,8 @@ SAMPLE_RATIO_ALPHA: Final = 1e-4
 """A sound experiment is held for its sample ratio once in ten thousand."""
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Condition:
     """One e-value and what it would do.
 
@@ -124,42 +127,81 @@ def all_conditions(stage: Stage, situation: Situation) -> tuple[Condition, ...]:
 
 def harm(situation: Situation, seen: CandidateEvidence, alpha: float) -> tuple[Condition, ...]:
     """The ways in which this candidate may be rolled back, each with its share of alpha."""
-    arm, lost = seen.candidate.arm, situation.health.log_lost
-    ways: list[tuple[str, str, float, GuardEvidence | None]]
-    final = "worse reward, outcomes that are final"
-    ways = [("reward_harm", final, seen.log_harm - lost, None)]
-    if situation.has_fast_path:
-        ways.append(("reward_fast", "worse reward, as it comes in", seen.log_harm_fast, None))
-    ways += [
-        (
-            GUARD_CAUSES[guard.metric],
-            f"more than allowed: {named(guard)}",
-            guard.log_worse - lost,
-            guard,
-        )
-        for guard in seen.guards
-    ]
-    rewards = sum(1 for cause, *_ in ways if cause == "reward_guardrail")
-    shares = [SHARES[c] / (rewards if c == "reward_guardrail" else 1) for c, *_ in ways]
+    rows = _harms(situation, seen, alpha)
+    return tuple(_harm(seen, *row) for row in rows)
+
+
+def proven_harm(
+    situation: Situation, seen: CandidateEvidence, alpha: float
+) -> tuple[Condition, ...]:
+    """Those of them that are met: in most ticks none."""
+    rows = _harms(situation, seen, alpha)
+    return tuple(_harm(seen, *row) for row in rows if row[1] >= row[0].threshold)
+
+
+def _harm(
+    seen: CandidateEvidence, way: _Way, log_e: float, guard: GuardEvidence | None
+) -> Condition:
+    arm, name = seen.candidate.arm, way.name
+    if guard is not None:
+        name = f"more than allowed: {named(guard)}"
+    return Condition(arm, way.cause, name, log_e, way.alpha, "roll_back", guard)
+
+
+def _harms(
+    situation: Situation, seen: CandidateEvidence, alpha: float
+) -> Iterator[tuple[_Way, float, GuardEvidence | None]]:
+    """Each way, the log e-value for it, and the guardrail that it is about."""
+    lost, is_fast = situation.health.log_lost, situation.has_fast_path
+    ways = iter(_ways(alpha, tuple([guard.metric for guard in seen.guards]), is_fast=is_fast))
+    yield next(ways), seen.log_harm - lost, None
+    if is_fast:
+        yield next(ways), seen.log_harm_fast, None
+    for guard in seen.guards:
+        yield next(ways), guard.log_worse - lost, guard
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A way to roll back: its cause, its name, its share of alpha, and what that asks for."""
+
+    cause: str
+    name: str
+    alpha: float
+    threshold: float
+
+
+@lru_cache(maxsize=1024)
+def _ways(alpha: float, metrics: tuple[str, ...], *, is_fast: bool) -> tuple[_Way, ...]:
+    """The ways to roll back of a policy with guardrails of these metrics, in order."""
+    ways = [("reward_harm", "worse reward, outcomes that are final")]
+    if is_fast:
+        ways.append(("reward_fast", "worse reward, as it comes in"))
+    ways += [(GUARD_CAUSES[metric], "") for metric in metrics]
+    rewards = sum(1 for cause, _ in ways if cause == "reward_guardrail")
+    shares = [SHARES[c] / (rewards if c == "reward_guardrail" else 1) for c, _ in ways]
+    parts = [alpha * share / sum(shares) for share in shares]
     return tuple(
-        Condition(arm, cause, name, log_e, alpha * share / sum(shares), "roll_back", guard)
-        for (cause, name, log_e, guard), share in zip(ways, shares, strict=True)
+        _Way(cause, name, part, -math.log(part))
+        for (cause, name), part in zip(ways, parts, strict=True)
     )
+
+
+def claim(stage: Stage, situation: Situation, seen: CandidateEvidence) -> Condition:
+    """What is claimed of this candidate: the first that must be proven before it is promoted."""
+    arm, best = seen.candidate.arm, promotion_alpha(stage) / seen.multiplicity
+    lost = situation.health.log_lost
+    if stage.canary is not None:
+        log_e, name = seen.log_noninferior[situation.rollout.stage], "not worse by the margin"
+        return Condition(arm, "not_worse", name, log_e - lost, best, "promote")
+    return Condition(arm, "better", "better", seen.log_superior - lost, best, "promote")
 
 
 def promotion(stage: Stage, situation: Situation, seen: CandidateEvidence) -> tuple[Condition, ...]:
     """What must be proven before this candidate is promoted."""
-    arm, alpha = seen.candidate.arm, promotion_alpha(stage)
-    lost = situation.health.log_lost
-    if stage.canary is not None:
-        log_e, name = seen.log_noninferior[situation.rollout.stage], "not worse by the margin"
-        best = alpha / seen.multiplicity
-        claim = Condition(arm, "not_worse", name, log_e - lost, best, "promote")
-    else:
-        best = alpha / seen.multiplicity
-        claim = Condition(arm, "better", "better", seen.log_superior - lost, best, "promote")
+    alpha, lost = promotion_alpha(stage), situation.health.log_lost
     rivals = _rivals(situation, seen, alpha) if stage.thompson is not None else ()
-    return (claim, *rivals, *guards_within(seen, alpha, lost))
+    return (claim(stage, situation, seen), *rivals, *guards_within(seen, alpha, lost))
 
 
 def _rivals(situation: Situation, seen: CandidateEvidence, alpha: float) -> tuple[Condition, ...]:
@@ -219,6 +261,12 @@ def sample_ratio(situation: Situation) -> tuple[Condition, ...]:
         Condition(names, "sample_ratio", name, log_e, SAMPLE_RATIO_ALPHA, "hold")
         for name, log_e in rows
     )
+
+
+def is_ratio_sound(health: Signals) -> bool:
+    """Whether none of them is met."""
+    largest = max(health.log_exposures, health.log_outcomes, health.log_dropped)
+    return largest < -math.log(SAMPLE_RATIO_ALPHA)
 
 
 def named(guard: GuardEvidence) -> str:

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from controller.core.decide.conditions import Condition, harm, named, sample_ratio
+from controller.core.decide.conditions import (
+    Condition,
+    is_ratio_sound,
+    named,
+    proven_harm,
+    sample_ratio,
+)
 from controller.core.decide.situation import Situation, for_people
 from controller.core.model import CandidateEvidence, GuardEvidence, Ruling, Verdict
 
@@ -28,26 +34,39 @@ def harmed(
     A worse reward is no reason to roll back those who are `spared`; a broken guardrail is.
     """
     for seen in situation.live:
-        for condition in harm(situation, seen, alpha):
+        for condition in proven_harm(situation, seen, alpha):
             if condition.cause in _OF_REWARD and seen.candidate.arm in spared:
                 continue
-            if condition.is_met:
-                reason = _sentence(seen, condition)
-                arm = seen.candidate.arm
-                return Ruling(Verdict.ROLL_BACK, condition.cause, reason, candidate=arm)
+            reason = _sentence(seen, condition)
+            arm = seen.candidate.arm
+            return Ruling(Verdict.ROLL_BACK, condition.cause, reason, candidate=arm)
     return None
 
 
 def doubt(situation: Situation) -> Ruling | None:
     """A hold where the data cannot be trusted, else None."""
-    found = _ratio(situation) or _silence(situation) or _rewards(situation)
+    found = _absence(situation) or _ratio(situation) or _silence(situation) or _rewards(situation)
     if found is None:
         return None
     cause, reason = found
     return Ruling(Verdict.HOLD, cause, reason, situation.unchanged)
 
 
+def _absence(situation: Situation) -> tuple[str, str] | None:
+    """What a partition does not tell is missing: nothing of it is evidence, for or against."""
+    if situation.health.unreported is None:
+        return None
+    return "unreported", silence_of(*situation.health.unreported)
+
+
+def silence_of(partition: int, seconds: float) -> str:
+    """That a partition is silent, for people."""
+    return f"partition {partition} has told nothing for {for_people(seconds)}: its data are missing"
+
+
 def _ratio(situation: Situation) -> tuple[str, str] | None:
+    if is_ratio_sound(situation.health):
+        return None
     for condition in sample_ratio(situation):
         if condition.is_met:
             reason = (

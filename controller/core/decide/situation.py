@@ -46,7 +46,10 @@ class Situation:
     @property
     def live(self) -> tuple[CandidateEvidence, ...]:
         """The evidence of the candidates that are still in."""
-        return tuple(seen for seen in self.evidence if seen.candidate.arm in self.rollout.live)
+        if not self.rollout.dropped:
+            return self.evidence
+        live = self.rollout.live
+        return tuple(seen for seen in self.evidence if seen.candidate.arm in live)
 
     @property
     def only(self) -> CandidateEvidence:

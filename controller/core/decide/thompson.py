@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from controller.core.decide.conditions import promotion
+from controller.core.decide.conditions import claim, promotion
 from controller.core.decide.guardrail import doubt, harmed, unready
 from controller.core.decide.situation import Situation
 from controller.core.model import BASIS, CandidateEvidence, Ruling, Verdict
@@ -40,21 +40,21 @@ def rule(stage: Stage, situation: Situation) -> Ruling:
     weights = _weights(thompson, situation)
     segments = _segments(thompson, situation, weights)
     leader = max(situation.live, key=lambda seen: (seen.p_best, seen.log_superior))
-    claim = promotion(stage, situation, leader)[0]
+    better = claim(stage, situation, leader)
     sentence = (
         f"{leader.candidate.arm} is best with probability {leader.p_best:.3g} on "
         f"{situation.stage_outcomes(leader)} outcomes, loss {leader.loss:.2%}"
     )
     arm = leader.candidate.arm
     cause = "exploring"
-    if _is_best(thompson, situation, leader) and claim.is_met:
+    if _is_best(thompson, situation, leader) and better.is_met:
         missing = _missing(stage, situation, leader) or _contested(thompson, situation, arm)
         if missing is None:
             verdict = Verdict.PROMOTE if situation.is_last else Verdict.ADVANCE
             return Ruling(verdict, "better", sentence, weights, segments=segments, candidate=arm)
         cause, what = missing
         sentence = f"{sentence}, but {what}"
-    reason = f"exploring: {sentence}, {claim.progress}"
+    reason = f"exploring: {sentence}, {better.progress}"
     return Ruling(Verdict.HOLD, cause, reason, weights, segments=segments)
 
 

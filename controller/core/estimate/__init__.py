@@ -23,13 +23,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from controller.core.estimate import bandit, findings, game, latency, moments, reward, risk, rivals
 from controller.core.estimate import health as ratios
 from controller.core.estimate import recent as week
 from controller.core.estimate.estimators import Estimators, judges
 from controller.core.estimate.forecast import ebh
+from controller.core.estimate.latency import bins as latency_bins
+from controller.core.estimate.latency import counted as latency_counted
 from controller.core.estimate.spec import EstimatorSpec, History, RewardSpec
 from controller.core.model import (
     CandidateEvidence,
@@ -40,6 +40,7 @@ from controller.core.model import (
     Health,
     Lift,
     Sample,
+    evolved,
 )
 
 __all__ = [
@@ -53,6 +54,8 @@ __all__ = [
     "growth",
     "health",
     "judged",
+    "latency_bins",
+    "latency_counted",
     "latency_limits",
     "new_epoch",
     "new_step",
@@ -191,8 +194,8 @@ def observe_outcomes(
     seen = sample if sample is not None else done
     recent = est.recent if seen is None else week.observe(est.recent, seen, clock)
     if done is None:  # all that came waits
-        return replace(est, reward=known, recent=recent, clock=clock)
-    return replace(
+        return evolved(est, reward=known, recent=recent, clock=clock)
+    return evolved(
         est,
         reward=known,
         rivals=rivals.observed(spec, est.rivals, done),
@@ -208,14 +211,14 @@ def observe_reward(
     """Add closed outcomes of the second reward i."""
     rewards = list(est.rewards)
     rewards[i], _ = reward.observed(judges(spec).rewards[i], rewards[i], cells, sample)
-    return replace(est, rewards=tuple(rewards))
+    return evolved(est, rewards=tuple(rewards))
 
 
 def observe_answers(spec: EstimatorSpec, est: Estimators, cells: Cells) -> Estimators:
     """Add answers, known at once: a trial is an answer and its value 1 if it was an error."""
     if not len(cells.pi):
         return est
-    return replace(est, errors=game.observed(judges(spec).errors, est.errors, cells)[0])
+    return evolved(est, errors=game.observed(judges(spec).errors, est.errors, cells)[0])
 
 
 def observe_shadow(spec: EstimatorSpec, est: Estimators, cells: Cells) -> Estimators:
@@ -232,7 +235,7 @@ def observe_shadow(spec: EstimatorSpec, est: Estimators, cells: Cells) -> Estima
     """
     if not len(cells.pi):
         return est
-    return replace(est, shadow=game.observed(judges(spec).errors, est.shadow, cells)[0])
+    return evolved(est, shadow=game.observed(judges(spec).errors, est.shadow, cells)[0])
 
 
 def observe_units(
@@ -241,7 +244,7 @@ def observe_units(
     cells: Cells,
 ) -> Estimators:
     """Add assigned units, n0 and n1, for the sample ratio."""
-    return replace(est, units=ratios.update(est.units, cells))
+    return evolved(est, units=ratios.update(est.units, cells))
 
 
 def observe_dropped(
@@ -250,7 +253,7 @@ def observe_dropped(
     cells: Cells,
 ) -> Estimators:
     """Add dropped events; pi = the candidate's share of such events that were not dropped."""
-    return replace(est, dropped=ratios.update(est.dropped, cells))
+    return evolved(est, dropped=ratios.update(est.dropped, cells))
 
 
 def observe_flow(
@@ -260,7 +263,7 @@ def observe_flow(
     now: float,
 ) -> Estimators:
     """Add entries, first rewards and ends of analysed units; `now` is the watermark."""
-    return replace(
+    return evolved(
         est,
         risk=risk.observe(est.risk, flow),
         blocks=None if est.blocks is None else bandit.observe(est.blocks, flow, now),
@@ -268,30 +271,30 @@ def observe_flow(
     )
 
 
-def latency_limits(spec: EstimatorSpec, est: Estimators) -> Float:
-    """What answers are held against, in ms, per watched quantile: (Q, 2).
+def latency_limits(spec: EstimatorSpec, est: Estimators) -> tuple[int | None, ...]:
+    """What answers are held against, per watched quantile: those in a later bin are longer.
 
-    The champion's quantile for the champion, and (1 + tolerated increase) times it for candidates;
-    NaN until the champion has had enough answers. (0, 2) where latency is not guarded.
+    None until the champion has had enough answers. Empty where latency is not guarded.
     """
     if spec.latency is None or est.latency is None:
-        return np.zeros((0, 2))
-    return latency.limits(*spec.latency, est.latency)
+        return ()
+    found = latency.limits(spec.latency[0], est.latency).tolist()
+    return tuple(None if limit == latency.UNKNOWN else limit for limit in found)
 
 
 def observe_latency(
     spec: EstimatorSpec,  # noqa: ARG001 - one signature for all that is observed
     est: Estimators,
     cells: tuple[Cells, ...],
-    champion_ms: Float,
+    champion: Float,
 ) -> Estimators:
-    """Add answers: cells of exceedances per watched quantile (empty where its limit is NaN).
+    """Add answers: cells of exceedances per watched quantile (empty where its limit is unknown).
 
-    champion_ms  (n,) latencies of the champion's answers, learned for later limits
+    champion  as `latency_counted` gives it for the champion's answers, for later limits
     """
     if est.latency is None:
         return est
-    return replace(est, latency=latency.observed(est.latency, cells, champion_ms))
+    return evolved(est, latency=latency.observed(est.latency, cells, champion))
 
 
 def evidence(
@@ -310,9 +313,9 @@ def health(
 ) -> Health:
     """Whether the data can be trusted."""
     return Health(
-        log_exposures=float(ratios.log_sample_ratio(est.units).max()),
-        log_outcomes=float(ratios.log_sample_ratio(est.outcomes).max()),
-        log_dropped=float(ratios.log_sample_ratio(est.dropped).max()),
+        log_exposures=max(ratios.log_sample_ratio(est.units).tolist()),
+        log_outcomes=max(ratios.log_sample_ratio(est.outcomes).tolist()),
+        log_dropped=max(ratios.log_sample_ratio(est.dropped).tolist()),
     )
 
 

@@ -187,7 +187,7 @@ def _add(blocks: Blocks, flow: Flow) -> Blocks:
     since = flow.matured * (flow.time - cohort * width)
     events = np.flatnonzero(flow.events > 0.0)
     bins = blocks.open_delays.shape[1]
-    part = np.searchsorted(_EDGES[1:-1], flow.delay[events] / blocks.terms.window_s)
+    part = delay_bins(flow.delay[events], blocks.terms.window_s)
     delays = np.bincount(row[events] * bins + part, flow.events[events], len(blocks.cohort) * bins)
     return replace(
         blocks,
@@ -195,6 +195,12 @@ def _add(blocks: Blocks, flow: Flow) -> Blocks:
         open_time=blocks.open_time + np.bincount(row, since, len(blocks.cohort)),
         open_delays=blocks.open_delays + delays.reshape(blocks.open_delays.shape),
     )
+
+
+def delay_bins(delay: Float, window_s: float) -> Int:
+    """The bin of each delay: delays in one bin are told apart by nothing here."""
+    bins: Int = np.searchsorted(_EDGES[1:-1], delay / window_s)
+    return bins
 
 
 def _columns(terms: Terms, flow: Flow) -> Float:

@@ -26,6 +26,7 @@ Current wealth is used, not its running maximum: if the lift itself drifts, the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import betaln, xlogy
@@ -198,6 +199,7 @@ def _leading(is_rejected: Bool) -> Int:
     return n
 
 
+@lru_cache(maxsize=4096)
 def arm_interval(n: float, s: float, alpha: float) -> tuple[float, float] | None:
     """A confidence sequence for the mean of n values in [0, 1] with the sum s; None when n = 0."""
     if n <= 0.0:

@@ -18,9 +18,11 @@ from controller.core.estimate.rivals import Rivals
 from controller.core.estimate.spec import EstimatorSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Estimators:
     """All state for one rollout: of the champion and each candidate that ever was in it.
+
+    Equal to itself only: so what is said of it can be remembered as long as it lives.
 
     reward      that is to be made better
     errors      of answers, known at once; bets are made only where errors are guarded

@@ -1,14 +1,17 @@
 """What is known, put into words that `decide` reads: one `CandidateEvidence` per candidate.
 
 Nothing is worked out here that has not been worked out when units came in; evidence is read on
-every tick. Where there is too little data it says so: a mean or lift is None, an interval is
-unbounded, an e-value is 1 (log 0, "nothing known against the null"). It never looks like a number.
+every tick, by the verdict and by the report, and put into words once for the same estimators. Where
+there is too little data it says so: a mean or lift is None, an interval is unbounded, an e-value is
+1 (log 0, "nothing known against the null"). It never looks like a number.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -27,6 +30,13 @@ from controller.core.model import (
     Lift,
 )
 
+_Asked: TypeAlias = tuple[EstimatorSpec, str, tuple[str, ...]]
+
+_TOLD: Final[WeakKeyDictionary[Estimators, tuple[_Asked, tuple[CandidateEvidence, ...]]]] = (
+    WeakKeyDictionary()
+)
+"""What was asked of estimators last, and the answer."""
+
 
 def of_candidates(
     spec: EstimatorSpec, est: Estimators, champion: str, candidates: Sequence[str]
@@ -35,6 +45,16 @@ def of_candidates(
 
     What the bandit thinks is not asked here: its integrals cost more than all the rest.
     """
+    asked = (spec, champion, tuple(candidates))
+    told = _TOLD.get(est)
+    if told is None or told[0] != asked:
+        told = _TOLD[est] = asked, _of_candidates(spec, est, champion, candidates)
+    return told[1]
+
+
+def _of_candidates(
+    spec: EstimatorSpec, est: Estimators, champion: str, candidates: Sequence[str]
+) -> tuple[CandidateEvidence, ...]:
     log_e, log_mixed = reward.log_e(est.reward)
     families, harm, fast = log_e.tolist(), log_mixed.tolist(), risk.log_harm(est.risk).tolist()
     arms, lifts = _summaries(spec.reward, est, champion, candidates), _lifts(est.reward)
@@ -152,7 +172,7 @@ def _latency_guards(declared: tuple[float, float], state: latency.Latency) -> li
     watched = latency.watched(quantile)
     worse, moved = latency.log_worse(state, len(watched))
     within = latency.log_within(state, len(watched)).tolist()
-    limits = latency.limits(quantile, increase, state)[:, 1].tolist()
+    limits = latency.limits_ms(quantile, increase, state)[:, 1].tolist()
     seen = state.game.waiting.seen.reshape(-1, len(watched), 4).tolist()
     rows = enumerate(zip(worse.tolist(), moved.tolist(), strict=True))
     return [

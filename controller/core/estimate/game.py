@@ -26,7 +26,7 @@ Rejected: a wait by the clock (events have no say in it, and a fast model waits 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from controller.core.estimate import moments, restart, sequential
 from controller.core.estimate.book import Book
 from controller.core.estimate.moments import PlugIn
 from controller.core.estimate.restart import Wealth
-from controller.core.model import Cells, Float
+from controller.core.model import Cells, Float, evolved, quick
 
 PATIENCE = 0.02
 """Waiting trials over trials bet on, of any candidate, that end the wait."""
@@ -44,7 +44,8 @@ _MOST_PARTS = 64
 _MOST_CELLS = 256
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Waiting:
     """What is seen and what of it is not bet on yet.
 
@@ -91,7 +92,8 @@ def both(left: Waiting, right: Waiting) -> Waiting:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Game:
     """All that is known of one metric whose values lie in [0, 1].
 
@@ -127,7 +129,7 @@ def start(book: Book, plug: PlugIn, candidates: int) -> Game:
 def with_candidate(book: Book, game: Game, candidates: int = 1) -> Game:
     """The game with so many more candidates, whose e-values start at 1."""
     new = start(book, game.plug, candidates)
-    return replace(
+    return evolved(
         game,
         waiting=both(game.waiting, new.waiting),
         wealth=restart.joined(game.wealth, new.wealth),
@@ -138,14 +140,14 @@ def with_candidate(book: Book, game: Game, candidates: int = 1) -> Game:
 
 def new_epoch(game: Game) -> Game:
     """The game when the split changes; the plug-in is discounted when it learns next."""
-    return replace(game, epochs=game.epochs + 1)
+    return evolved(game, epochs=game.epochs + 1)
 
 
 def new_step(book: Book, game: Game) -> tuple[Game, Cells | None]:
     """The game at a start of its restarts, and the cells that were bet on before it."""
     game, cells = settled(book, game)
     wealth = restart.stepped(game.wealth)
-    return replace(game, wealth=wealth, log_mixed=restart.log_mixed(book, wealth)), cells
+    return evolved(game, wealth=wealth, log_mixed=restart.log_mixed(book, wealth)), cells
 
 
 def observed(book: Book, game: Game, cells: Cells) -> tuple[Game, Cells | None]:
@@ -153,13 +155,13 @@ def observed(book: Book, game: Game, cells: Cells) -> tuple[Game, Cells | None]:
     was = game.waiting
     seen = was.seen + moments.sums(cells, len(game.log_mixed))
     waiting = Waiting(seen, was.settled, was.expected, was.variance)
-    game = replace(game, waiting=waiting, cells=(*game.cells, cells))
+    game = evolved(game, waiting=waiting, cells=(*game.cells, cells))
     if is_due(waiting, float(book.side[0])):
         return settled(book, game)
     if len(game.cells) < _MOST_PARTS:
         return game, None
     merged = moments.merged(game.cells)
-    game = replace(game, cells=(merged,))
+    game = evolved(game, cells=(merged,))
     return settled(book, game) if len(merged.pi) > _MOST_CELLS else (game, None)
 
 

@@ -25,13 +25,14 @@ propensities change with every epoch, multipliers of the odds mean the same in e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from controller.core.estimate import restart
 from controller.core.estimate.restart import Wealth
-from controller.core.model import Cells, Float
+from controller.core.model import Cells, Float, evolved, quick
 
 LOG_THRESHOLD = float(np.log(1e4))
 """The log e-value from which the sample ratio counts as wrong."""
@@ -39,6 +40,7 @@ LOG_THRESHOLD = float(np.log(1e4))
 _STEPS = np.array([0.01, 0.02, 0.03, 0.04, 0.055, 0.08, 0.12, 0.2, 0.35, 0.6, 1.2, 2.5])
 _STEP_WEIGHTS = np.array([0.02, 0.05, 0.2, 0.35, 0.15, 0.05, 0.05, 0.04, 0.03, 0.02, 0.02, 0.02])
 _LOG_ODDS = np.concatenate([-_STEPS, _STEPS])
+_ODDS_LESS_ONE = np.expm1(_LOG_ODDS)
 _LOG_WEIGHTS = np.log(np.tile(_STEP_WEIGHTS / (2.0 * _STEP_WEIGHTS.sum()), 2))
 
 KEPT = 0.9
@@ -46,7 +48,8 @@ KEPT = 0.9
 which must not look like harm meanwhile: the tests of harm begin again, too."""
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class SampleRatio:
     """What each multiplier's bet made of 1, per candidate.
 
@@ -74,14 +77,18 @@ def with_candidate(ratio: SampleRatio) -> SampleRatio:
 
 def update(ratio: SampleRatio, cells: Cells) -> SampleRatio:
     """The wealth after counts n0 and n1 at each pi; cells without a coin are left out."""
-    coins = (cells.pi > 0.0) & (cells.pi < 1.0)
-    pi, n0, n1 = cells.pi[coins], cells.n0[coins], cells.n1[coins]
+    candidate, pi, n1, n = cells.candidate, cells.pi, cells.n1, cells.n0 + cells.n1
+    coins = (pi > 0.0) & (pi < 1.0)
+    if np.count_nonzero(coins) < len(coins):
+        candidate, pi, n1, n = candidate[coins], pi[coins], n1[coins], n[coins]
     # p' = m pi / (1 - pi + m pi), so p' / pi = m / c and (1 - p') / (1 - pi) = 1 / c
-    c = np.log1p(pi[:, np.newaxis] * np.expm1(_LOG_ODDS))
-    gain = n1[:, np.newaxis] * _LOG_ODDS - (n0 + n1)[:, np.newaxis] * c
-    candidates = np.arange(len(ratio.wealth.trials))[:, np.newaxis]
-    own = (candidates == cells.candidate[coins]).astype(np.float64)
-    return _with(restart.earned(ratio.wealth, own @ gain, own @ (n0 + n1)))
+    c = np.log1p(pi[:, np.newaxis] * _ODDS_LESS_ONE)
+    gain = n1[:, np.newaxis] * _LOG_ODDS - n[:, np.newaxis] * c
+    every = list(range(len(ratio.wealth.trials)))
+    if candidate.tolist() != every:  # else each has one cell, as where all are of one stratum
+        own = (np.array(every)[:, np.newaxis] == candidate).astype(np.float64)
+        gain, n = own @ gain, own @ n
+    return _with(restart.earned(ratio.wealth, gain, n))
 
 
 def log_sample_ratio(ratio: SampleRatio) -> Float:
@@ -109,11 +116,12 @@ AGAIN = 50.0
 LOG_SURPRISE = float(np.log(1e6))
 """Log likelihood ratio from which a fall is called."""
 
-_FALLS = np.array([0.02, 0.3, 0.6, 0.8])
+_FALLS = (0.02, 0.3, 0.6, 0.8)
 """Rates that are looked for, as parts of the least that is allowed."""
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class JoinRate:
     """The share of closed outcomes to which a reward was joined, of late and before that.
 
@@ -149,33 +157,31 @@ def update_join_rate(rate: JoinRate, outcomes: float, joined: float, *, least: f
     if outcomes <= 0.0:
         return rate
     memory = _memory(rate)
-    stays = float(np.exp(-outcomes / memory))
+    stays = math.exp(-outcomes / memory)
+    recent_n = stays * rate.recent_n + outcomes
+    recent_joined = stays * rate.recent_joined + joined
+    if rate.is_fallen:
+        after = evolved(rate, recent_n=recent_n, recent_joined=recent_joined)
+        return _recovered(after, least)
     left, left_joined = (1.0 - stays) * rate.recent_n, (1.0 - stays) * rate.recent_joined
-    after = replace(
-        rate,
-        recent_n=stays * rate.recent_n + outcomes,
-        recent_joined=stays * rate.recent_joined + joined,
+    kept = math.exp(-left / (HISTORY * memory))
+    after = JoinRate(
+        recent_n=recent_n,
+        recent_joined=recent_joined,
+        history_n=kept * rate.history_n + left,
+        history_joined=kept * rate.history_joined + left_joined,
         evidence=_evidence(rate, outcomes, joined, least),
     )
-    if not rate.is_fallen:
-        kept = float(np.exp(-left / (HISTORY * memory)))
-        after = replace(
-            after,
-            history_n=kept * rate.history_n + left,
-            history_joined=kept * rate.history_joined + left_joined,
-        )
-    if after.is_fallen:
-        return _recovered(after, least)
     if max(after.evidence) < LOG_SURPRISE:
         return after
     # Of the recent past most lies before the fall: whether it is over is asked of what follows.
-    return replace(after, recent_n=outcomes, recent_joined=joined, is_fallen=True)
+    return evolved(after, recent_n=outcomes, recent_joined=joined, is_fallen=True)
 
 
 def _recovered(rate: JoinRate, least: float) -> JoinRate:
     """The rate that was fallen, and no longer is where enough rewards have come back."""
     is_back = rate.recent_joined >= max(AGAIN, _line(rate, least) * rate.recent_n)
-    return replace(rate, evidence=(0.0,) * len(_FALLS), is_fallen=False) if is_back else rate
+    return evolved(rate, evidence=(0.0,) * len(_FALLS), is_fallen=False) if is_back else rate
 
 
 def fell(rate: JoinRate) -> JoinFall | None:
@@ -199,7 +205,7 @@ def _memory(rate: JoinRate) -> float:
     """How many outcomes the recent past holds."""
     n = rate.history_n + rate.recent_n
     share = (rate.history_joined + rate.recent_joined) / n if n > 0.0 else 1.0
-    return float(np.clip(RECENT / max(share, 1e-9), LEAST_RECENT, MOST_RECENT))
+    return min(max(RECENT / max(share, 1e-9), LEAST_RECENT), MOST_RECENT)
 
 
 def _line(rate: JoinRate, least: float) -> float:
@@ -211,8 +217,10 @@ def _line(rate: JoinRate, least: float) -> float:
 
 def _evidence(rate: JoinRate, outcomes: float, joined: float, least: float) -> tuple[float, ...]:
     p = _line(rate, least)
-    if p <= 0.0 or rate.is_fallen:
+    if p <= 0.0:
         return rate.evidence
-    failed = np.log1p(-_FALLS * p) - np.log1p(-p)
-    gained = joined * np.log(_FALLS) + (outcomes - joined) * failed
-    return tuple(np.maximum(np.array(rate.evidence) + gained, 0.0).tolist())
+    stood, lost = math.log1p(-p), outcomes - joined
+    return tuple(
+        max(0.0, known + joined * math.log(fall) + lost * (math.log1p(-fall * p) - stood))
+        for fall, known in zip(_FALLS, rate.evidence, strict=True)
+    )

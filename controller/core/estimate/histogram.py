@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from controller.core.model import Float
+from controller.core.model import Float, Int
 
 WIDTH = 1.03
 """Upper end of a bin over its lower end."""
 
-_BINS = 702
+BINS = 702
 _LOG_WIDTH = float(np.log(WIDTH))
-ENDS = WIDTH ** (np.arange(_BINS) - (_BINS - 1.0))
+ENDS: Float = np.power(WIDTH, np.arange(BINS) - (BINS - 1.0))
 """(H,) upper ends of the bins, the last one 1: values are shares of the greatest one."""
 
 
@@ -33,14 +33,24 @@ class Histogram:
 
 def empty() -> Histogram:
     """No values."""
-    return Histogram(counts=np.zeros(_BINS))
+    return Histogram(counts=np.zeros(BINS))
+
+
+def bins(values: Float) -> Int:
+    """The bin of each value; what lies beyond 1 is in the last one."""
+    logs = np.log(np.clip(values, ENDS[0], 1.0))
+    rows: Int = np.ceil(logs / _LOG_WIDTH - 1e-9).astype(np.int64) + BINS - 1
+    return rows
 
 
 def added(histogram: Histogram, values: Float) -> Histogram:
-    """The histogram with these values too; what lies beyond 1 counts as 1."""
-    logs = np.log(np.clip(values, ENDS[0], 1.0))
-    rows = np.ceil(logs / _LOG_WIDTH - 1e-9).astype(np.int64) + _BINS - 1
-    return replace(histogram, counts=histogram.counts + np.bincount(rows, minlength=_BINS))
+    """The histogram with these values too."""
+    return with_counts(histogram, np.bincount(bins(values), minlength=BINS))
+
+
+def with_counts(histogram: Histogram, counts: Float | Int) -> Histogram:
+    """The histogram with so many more values in each bin."""
+    return replace(histogram, counts=histogram.counts + counts)
 
 
 def faded(histogram: Histogram, left: float) -> Histogram:
@@ -55,7 +65,12 @@ def total(histogram: Histogram) -> float:
 
 def quantiles(histogram: Histogram, at: Float) -> Float:
     """The upper end of the bin in which each quantile lies; values must have been added."""
-    ranks = np.cumsum(histogram.counts)
-    rows = np.searchsorted(ranks, at * ranks[-1])
-    ends: Float = ENDS[np.minimum(rows, _BINS - 1)]
+    ends: Float = ENDS[quantile_bins(histogram, at)]
     return ends
+
+
+def quantile_bins(histogram: Histogram, at: Float) -> Int:
+    """The bin in which each quantile lies; values must have been added."""
+    ranks = np.cumsum(histogram.counts)
+    rows: Int = np.minimum(np.searchsorted(ranks, at * ranks[-1]), BINS - 1)
+    return rows

@@ -12,6 +12,10 @@ Which quantile moves is not known: the e-values of "worse" are averaged, which i
 well and costs at most log(number of quantiles). Only quantiles up to the declared one are watched:
 a policy that bounds the p95 says nothing of the p99.
 
+A limit is the end of a bin of the champion's histogram. So how many answers lie in each bin (of
+latencies, and of latencies over 1 + m) says all that the test asks, whatever the limits will be:
+such counts of several joiners add up, before anybody knows which arm is the champion.
+
 Invariant: limits are functions of earlier answers, so neither wrong nor stale limits break the
 level; they cost power only. The plug-in begins at 1 - q, by the definition of x_q.
 
@@ -48,6 +52,9 @@ _BEYOND = 5.0
 
 _PRIOR_N = 50.0
 
+UNKNOWN = histogram.BINS
+"""The bin of a limit that is not known yet: no answer is in a later one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -80,30 +87,49 @@ def with_candidate(declared: float, latency: Latency) -> Latency:
     return replace(latency, game=game.with_candidate(BOOK, latency.game, more))
 
 
-def limits(declared: float, increase: float, latency: Latency) -> Float:
-    """The champion's limits x_q and the candidates' (1 + increase) x_q in ms, (Q, 2).
+def bins(ms: Float, increase: float | Float = 0.0) -> Int:
+    """The bin of each latency, as it is held against limits that are (1 + increase) as long."""
+    return histogram.bins(ms / ((1.0 + increase) * _LONGEST_MS))
 
-    NaN for quantiles beyond which the champion has had too few answers yet.
+
+def counted(rows: Int, n: Float | None = None) -> Float:
+    """(H,) how many answers are in each bin: one, or `n`, for each of the rows."""
+    return np.bincount(rows, n, histogram.BINS).astype(np.float64)
+
+
+def limits(declared: float, latency: Latency) -> Int:
+    """The bins at whose ends the limits lie, (Q,): longer is what is in a later one.
+
+    `UNKNOWN` for quantiles beyond which the champion has had too few answers yet.
     """
     at = np.array(watched(declared))
     n = histogram.total(latency.past)
-    found = np.full(len(at), np.nan)
+    found = np.full(len(at), UNKNOWN)
     known = (n >= _WARM_UP) & (n * (1.0 - at) >= _BEYOND)
     if known.any():
-        found[known] = histogram.quantiles(latency.past, at[known]) * _LONGEST_MS
+        found[known] = histogram.quantile_bins(latency.past, at[known])
+    return found
+
+
+def limits_ms(declared: float, increase: float, latency: Latency) -> Float:
+    """The champion's limits x_q and the candidates' (1 + increase) x_q in ms, (Q, 2), or NaN."""
+    found = np.append(histogram.ENDS * _LONGEST_MS, np.nan)[limits(declared, latency)]
     return np.column_stack([found, (1.0 + increase) * found])
 
 
-def observed(latency: Latency, cells: tuple[Cells, ...], champion_ms: Float) -> Latency:
-    """Add answers: cells of exceedances per watched quantile; then learn the champion's."""
+def observed(latency: Latency, cells: tuple[Cells, ...], champion: Float) -> Latency:
+    """Add answers: cells of exceedances per watched quantile; then learn the champion's.
+
+    champion  (H,) how many of the champion's answers are in each bin
+    """
     played = latency.game
     rows = _stacked(cells)
     if len(rows.candidate):
         played, _ = game.observed(BOOK, played, rows)
     past = latency.past
-    if len(champion_ms):
-        past = histogram.faded(past, float(np.exp(-len(champion_ms) / _MEMORY)))
-        past = histogram.added(past, champion_ms / _LONGEST_MS)
+    if n := float(champion.sum()):
+        past = histogram.faded(past, float(np.exp(-n / _MEMORY)))
+        past = histogram.with_counts(past, champion)
     return Latency(past, played)
 
 

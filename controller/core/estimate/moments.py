@@ -38,6 +38,7 @@ _OPEN = 32
 """Strata kept open per candidate."""
 
 _COUNTS = ("n0", "s0", "n1", "s1")
+_FOUR = np.arange(4)[:, np.newaxis]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +162,12 @@ def merged(parts: Sequence[Cells]) -> Cells:
 
 def sums(cells: Cells, candidates: int) -> Float:
     """n0, s0, n1, s1 of each candidate, (C, 4)."""
-    place = np.concatenate([4 * cells.candidate + column for column in range(4)])
-    counts = np.concatenate([cells.n0, cells.s0, cells.n1, cells.s1])
-    total: Float = np.bincount(place, counts, 4 * candidates).astype(np.float64, copy=False)
+    place = 4 * cells.candidate + _FOUR
+    counts = np.empty(place.shape)
+    counts[0], counts[1], counts[2], counts[3] = cells.n0, cells.s0, cells.n1, cells.s1
+    total = np.bincount(place.ravel(), counts.ravel(), 4 * candidates).astype(
+        np.float64, copy=False
+    )
     return total.reshape(candidates, 4)
 
 

@@ -18,13 +18,13 @@ from controller.core.estimate.game import Game
 from controller.core.estimate.moments import Strata
 from controller.core.estimate.purse import Purse, Rule
 from controller.core.estimate.spec import EstimatorSpec, RewardSpec
-from controller.core.model import Cells, Float, Sample
+from controller.core.model import Cells, Float, Sample, evolved
 
 _PRIOR = (1.0, 0.5)
 """Pseudo-trials and their sum for the champion's mean."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reward:
     """All that is known of one reward; of `game` and `purse` one is there.
 
@@ -122,19 +122,19 @@ def with_candidate(by: Judge, reward: Reward) -> Reward:
 def new_epoch(reward: Reward) -> Reward:
     """When the split changes."""
     if reward.game is not None:
-        return replace(reward, game=game.new_epoch(reward.game))
+        return evolved(reward, game=game.new_epoch(reward.game))
     assert reward.purse is not None
-    return replace(reward, purse=replace(reward.purse, epochs=reward.purse.epochs + 1))
+    return evolved(reward, purse=replace(reward.purse, epochs=reward.purse.epochs + 1))
 
 
 def new_step(by: Judge, reward: Reward) -> tuple[Reward, Cells | None]:
     """At a start of the restarts; and the cells that were bet on before it, if any waited."""
     if reward.game is not None:
         played, done = game.new_step(by.book, reward.game)
-        return _sized(by, reward, replace(reward, game=played), done), done
+        return _sized(by, reward, evolved(reward, game=played), done), done
     assert reward.purse is not None
     kept, done = purse.new_step(by.rule, reward.purse)
-    return _sized(by, reward, replace(reward, purse=kept), done), done
+    return _sized(by, reward, evolved(reward, purse=kept), done), done
 
 
 def observed(
@@ -146,10 +146,10 @@ def observed(
     """
     if reward.game is not None and cells is not None and len(cells.pi):
         played, done = game.observed(by.book, reward.game, cells)
-        return _sized(by, reward, replace(reward, game=played), done), done
+        return _sized(by, reward, evolved(reward, game=played), done), done
     if reward.purse is not None and sample is not None and len(sample.value):
         kept, done = purse.observed(by.rule, reward.purse, sample)
-        return _sized(by, reward, replace(reward, purse=kept), done), done
+        return _sized(by, reward, evolved(reward, purse=kept), done), done
     return reward, None
 
 
@@ -157,13 +157,13 @@ def _sized(by: Judge, before: Reward, after: Reward, cells: Cells | None) -> Rew
     """The reward with its effect as of the cells that were bet on just now, if any were."""
     if cells is None:
         return after
-    after = replace(after, intervals=_intervals(by, seen(after)))
+    after = evolved(after, intervals=_intervals(by, seen(after)))
     if before.strata is None:
         return after
     strata = moments.counted(before.strata, cells)
-    after = replace(after, strata=strata, ratio=moments.ratio(strata))
+    after = evolved(after, strata=strata, ratio=moments.ratio(strata))
     if after.purse is not None:
-        return replace(after, limits=effect.limits(after.purse.lift_wealth, by.alpha))
+        return evolved(after, limits=effect.limits(after.purse.lift_wealth, by.alpha))
     assert before.lift is not None
     assert before.game is not None
     assert after.game is not None
@@ -174,7 +174,7 @@ def _sized(by: Judge, before: Reward, after: Reward, cells: Cells | None) -> Rew
         before=moments.means(before.game.plug),
         after=moments.means(after.game.plug),
     )
-    return replace(after, lift=lift, limits=lift.limits)
+    return evolved(after, lift=lift, limits=lift.limits)
 
 
 def _intervals(by: Judge, counts: Float) -> Float:

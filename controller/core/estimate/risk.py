@@ -41,13 +41,13 @@ exposures (a ramp makes -27 to -42 % of nothing at all).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from controller.core.estimate import book, restart
 from controller.core.estimate.restart import Wealth
-from controller.core.model import Float, Flow, Int
+from controller.core.model import Bool, Float, Flow, Int, evolved
 
 COHORTS = 64
 """A cohort is full when it holds this part of all units at risk: so long do its events wait."""
@@ -58,7 +58,7 @@ SMALLEST = 64.0
 _STRATUM_BITS = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Risk:
     """Units at risk and the wealth of the bets; C candidates, K bets, S sets, in order of `key`.
 
@@ -105,7 +105,7 @@ def start(candidates: int, min_effect: float | None, *, is_minimised: bool = Fal
 def with_candidate(risk: Risk) -> Risk:
     """One more candidate joins; its e-value starts at 1."""
     bets = len(risk.log_thetas)
-    return replace(
+    return evolved(
         risk,
         units=np.pad(risk.units, ((0, 0), (0, 1), (0, 0))),
         wealth=restart.joined(risk.wealth, restart.fresh(bets, 1, restarted=bets)),
@@ -114,7 +114,7 @@ def with_candidate(risk: Risk) -> Risk:
 
 def new_step(risk: Risk) -> Risk:
     """Place one more stake on each candidate: a ramp step or a stage begins."""
-    return replace(risk, wealth=restart.stepped(risk.wealth))
+    return evolved(risk, wealth=restart.stepped(risk.wealth))
 
 
 def observe(risk: Risk, flow: Flow) -> Risk:
@@ -129,91 +129,101 @@ def log_harm(risk: Risk) -> Float:
 
 def _add(risk: Risk, flow: Flow) -> Risk:
     """Note who entered, had an event or lapsed; rows of forgotten sets say nothing more."""
-    cohort = risk.first + np.searchsorted(risk.ends, flow.time)
+    cohort = risk.first + risk.ends.searchsorted(flow.time)
     is_new = (flow.matured > 0.0) & (flow.stratum >= 0)
-    key = (np.where(is_new, risk.cohort, cohort) << _STRATUM_BITS) + flow.stratum
-    risk = _with_sets(risk, key[is_new])
-    row = np.searchsorted(risk.key, key)
-    known = np.append(risk.key, -1)[row] == key
-    columns = np.column_stack([flow.matured, flow.events, flow.lapsed])
-    cell = (row * risk.units.shape[1] + flow.arm)[:, np.newaxis] * 3 + np.arange(3)
-    added = np.bincount(cell[known].ravel(), columns[known].ravel(), risk.units.size)
-    return replace(risk, units=risk.units + added.reshape(risk.units.shape))
-
-
-def _with_sets(risk: Risk, keys: Int) -> Risk:
-    """The same with empty sets for keys of the cohort that fills where there are none yet."""
-    filling = risk.key[_full(risk) :]
-    new = np.unique(keys)
-    if len(filling):
-        new = new[~np.isin(new, filling)]
-    if not len(new):
+    cohort[is_new] = risk.cohort
+    key = (cohort << _STRATUM_BITS) + flow.stratum
+    risk = _with_sets(risk, flow.stratum[is_new])
+    if not len(risk.key):
         return risk
+    row = risk.key.searchsorted(key)
+    known = risk.key.take(row, mode="clip") == key
+    cell = row * risk.units.shape[1] + flow.arm
+    columns = [flow.matured, flow.events, flow.lapsed]
+    if np.count_nonzero(known) < len(known):
+        cell, columns = cell[known], [column[known] for column in columns]
+    # One count per column: a tenth of what one count over cells of all three takes.
+    counts = [np.bincount(cell, column, risk.units[..., 0].size) for column in columns]
+    return evolved(risk, units=risk.units + np.array(counts).T.reshape(risk.units.shape))
+
+
+def _with_sets(risk: Risk, strata: Int) -> Risk:
+    """The same with an empty set for each of the strata that the cohort that fills has not yet."""
+    filling = risk.key[_full(risk) :]
+    keys = (risk.cohort << _STRATUM_BITS) + strata
+    others = keys[1:][keys[1:] != keys[:-1]]  # they come in long runs
+    wanted = {*keys[:1].tolist(), *others.tolist()}.difference(filling.tolist())
+    if not wanted:
+        return risk
+    new = np.array(sorted(wanted), np.int64)
     key = np.concatenate([risk.key, new])
     units = np.concatenate([risk.units, np.zeros((len(new), *risk.units.shape[1:]))])
     if len(filling):
-        order = np.argsort(key)
+        order = key.argsort()
         key, units = key[order], units[order]
-    return replace(risk, key=key, units=units)
+    return evolved(risk, key=key, units=units)
 
 
 def _full(risk: Risk) -> int:
     """How many sets are closed for entry."""
-    return int(np.searchsorted(risk.key, risk.cohort << _STRATUM_BITS))
+    return int(risk.key.searchsorted(risk.cohort << _STRATUM_BITS))
 
 
 def _fill(risk: Risk, flow: Flow) -> Risk:
     """Close the cohort that fills when it is large enough."""
-    more = float(flow.matured.sum())
-    if more <= 0.0:
+    entered = flow.matured.nonzero()[0]
+    if not len(entered):
         return risk
-    filled = risk.filled + more
-    latest = max(risk.latest, float(flow.time[flow.matured > 0.0].max()))
-    if filled < max(SMALLEST, float(risk.units[..., 0].sum()) / COHORTS):
-        return replace(risk, filled=filled, latest=latest)
+    filled = risk.filled + float(flow.matured.sum())
+    times = flow.time[entered]
+    latest = max(risk.latest, float(times[times.argmax()]))
+    if filled < SMALLEST or filled < float(risk.units[..., 0].sum()) / COHORTS:
+        return evolved(risk, filled=filled, latest=latest)
     ends, cohort = np.append(risk.ends, latest), risk.cohort + 1
-    return replace(risk, ends=ends, cohort=cohort, filled=0.0, latest=latest)
+    return evolved(risk, ends=ends, cohort=cohort, filled=0.0, latest=latest)
 
 
 def _score(risk: Risk) -> Risk:
     """Bet on the events of sets that are closed for entry, then take out all who are to leave."""
     full = risk.units[: _full(risk)]
-    gone = full[..., 1] + full[..., 2]
-    rows = np.flatnonzero(gone.any(axis=1))
+    leaving = full[..., 1] + full[..., 2]
+    rows = np.logical_or.reduce(leaving, axis=1).nonzero()[0]
     if not len(rows):
         return risk
-    gain = _gain(risk.log_thetas, full[rows, :, 0], full[rows, :, 1])
-    both = (full[rows, :1, 0] > 0.0) & (full[rows, 1:, 0] > 0.0)
-    trials = (both * (gone[rows, :1] + gone[rows, 1:])).sum(axis=0)
+    full, gone = full[rows], leaving[rows]
+    at_risk = full[..., 0]
+    gain, compared = _gain(risk.log_thetas, at_risk, full[..., 1])
+    trials = ((gone[:, :1] + gone[:, 1:]) * compared).sum(axis=0)
     units = risk.units.copy()
-    units[: len(full), :, 0] = np.maximum(full[..., 0] - gone, 0.0)
-    units[: len(full), :, 1:] = 0.0
-    return replace(risk, units=units, wealth=restart.earned(risk.wealth, gain, trials))
+    units[rows] = 0.0
+    units[rows, :, 0] = np.maximum(at_risk - gone, 0.0)
+    return evolved(risk, units=units, wealth=restart.earned(risk.wealth, gain, trials))
 
 
-def _gain(log_thetas: Float, at_risk: Float, events: Float) -> Float:
-    """What bets gain on events of sets (E, 1 + C), (C, K).
+def _gain(log_thetas: Float, at_risk: Float, events: Float) -> tuple[Float, Bool]:
+    """What bets gain on events of sets (E, 1 + C), (C, K); and which sets compare whom, (E, C).
 
     log e = d1 log(theta) - (d0 + d1) log(1 + (theta - 1) q), with q = Y1 / (Y0 + Y1); nothing is
     known from a set without both arms.
     """
     Y0, Y1, d0, d1 = at_risk[:, :1], at_risk[:, 1:], events[:, :1], events[:, 1:]
     compared = (Y0 > 0.0) & (Y1 > 0.0)
-    q = np.divide(Y1, Y0 + Y1, out=np.zeros_like(Y1), where=compared)
+    q = np.divide(Y1, Y0 + Y1, out=np.zeros(Y1.shape), where=compared)
     spent = np.log1p(np.expm1(log_thetas) * q[:, :, np.newaxis])
-    spent *= np.where(compared, d0 + d1, 0.0)[:, :, np.newaxis]
-    worth = np.where(compared, d1, 0.0).sum(axis=0)
+    spent *= ((d0 + d1) * compared)[:, :, np.newaxis]
+    worth = (d1 * compared).sum(axis=0)
     gain: Float = worth[:, np.newaxis] * log_thetas - spent.sum(axis=0)
-    return gain
+    return gain, compared
 
 
 def _forget(risk: Risk, flow: Flow) -> Risk:
     """Without sets that have nobody left, or whose exposures have all closed."""
-    over = flow.time[flow.closed > 0.0].max(initial=-np.inf)
-    ended = int(np.searchsorted(risk.ends, over))
+    closed = flow.closed.nonzero()[0]
+    over = flow.time[closed]
+    ended = int(risk.ends.searchsorted(over[over.argmax()])) if len(over) else 0
     first = risk.first + ended
-    kept = (risk.key >= first << _STRATUM_BITS) & (risk.units[..., 0] > 0.0).any(axis=1)
-    if kept.all():
-        return replace(risk, ends=risk.ends[ended:], first=first) if ended else risk
+    kept = (risk.key >= first << _STRATUM_BITS) & risk.units[..., 0].any(axis=1)
+    if np.count_nonzero(kept) == len(kept):
+        return evolved(risk, ends=risk.ends[ended:], first=first) if ended else risk
     units = risk.units[kept]
-    return replace(risk, key=risk.key[kept], units=units, ends=risk.ends[ended:], first=first)
+    return evolved(risk, key=risk.key[kept], units=units, ends=risk.ends[ended:], first=first)

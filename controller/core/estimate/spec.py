@@ -54,6 +54,10 @@ class EstimatorSpec:
     has_bandit: bool = False
     cuts: tuple[float, ...] = ()
 
+    def __hash__(self) -> int:
+        """Of a part: books are looked up by their spec many times a tick, and specs are few."""
+        return hash((self.margins, self.window_s))
+
     @property
     def bins(self) -> int:
         """How many covariate bins there are, that of unknown units included."""

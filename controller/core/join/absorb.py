@@ -6,6 +6,8 @@ order in which they stand in the log makes no difference.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from controller.core.join.attach import join
@@ -53,28 +55,36 @@ def _absorb_exposures(
 ) -> tuple[Bool, Bool, Int]:
     """Whether each is accepted, whether it enters, and from which level."""
     accepted = np.zeros(exposures.time.size, np.bool_)
-    entered, base = np.zeros_like(accepted), np.zeros(accepted.size, np.int64)
+    entered, base = accepted.copy(), np.zeros(accepted.size, np.int64)
     if not accepted.size:
         return accepted, entered, base
     order = _by_time(exposures.offset, exposures.time)
     order = _timely(table, rule, exposures, order, refusals)
-    batch = exposures.pick(order)
+    is_as_it_came = order.size == accepted.size and _is_whole(order[1:] > order[:-1])
+    batch = exposures if is_as_it_came else exposures.pick(order)
     rows, fresh = _take_new(table, batch)
-    refusals.refuse(batch.offset[~fresh], Cause.REPEATED_EXPOSURE)
-    order, batch = order[fresh], batch.pick(fresh)
+    if not _is_whole(fresh):
+        refusals.refuse(batch.offset[~fresh], Cause.REPEATED_EXPOSURE)
+        order, batch = order[fresh], batch.pick(fresh)
     named = (batch.unit != 0) & rule.units
     _store(table, rows, batch, _flags(batch, named))
     accepted[order] = True
     entered[order] = batch.in_rollout & ~named
     at = order[named]
-    entered[at], base[at] = _enter(table, rule, rows[named], batch.in_rollout[named])
+    if at.size:
+        entered[at], base[at] = _enter(table, rule, rows[named], batch.in_rollout[named])
     return accepted, entered, base
+
+
+def _is_whole(mask: Bool) -> bool:
+    """Whether all are set: `all` costs thrice as much where a tick has but a few events."""
+    return bool(np.count_nonzero(mask) == mask.size)
 
 
 def _by_time(offset: Int, time: Float) -> Int:
     """The order by (time, offset); a log is almost in it, which a stable sort makes use of."""
-    if (offset[1:] >= offset[:-1]).all():
-        return np.argsort(time, kind="stable")
+    if _is_whole(offset[1:] >= offset[:-1]):
+        return time.argsort(kind="stable")
     return np.lexsort((offset, time))
 
 
@@ -83,7 +93,7 @@ def _timely(
 ) -> Int:
     """Those of the exposures that do not come too late."""
     late = exposures.time[order] < table.clock - rule.grace_s
-    if not late.any():
+    if not np.count_nonzero(late):
         return order
     gone = order[late]
     request = exposures.request[gone]
@@ -102,20 +112,24 @@ def _take_new(table: Table, batch: JoinExposures) -> tuple[Int, Bool]:
     rows = store.take(batch.time.size)
     store.request[rows] = batch.request
     fresh: Bool = table.by_request.add(batch.request, rows, store.request) == rows
+    if _is_whole(fresh):
+        return rows, fresh
     store.give_back(rows[~fresh])
     return rows[fresh], fresh
 
 
+_FLAGS: Final = np.array([SETTLED, ANALYSED | IN_ROLLOUT])
+"""Of exposures by whether they are of the rollout."""
+
+
 def _flags(batch: JoinExposures, named: Bool) -> Flags:
     """What is known of exposures as they come; `named` are those whose unit enters once."""
-    alone = batch.in_rollout & ~named
-    flags = np.where(alone, ANALYSED, np.uint8(0))
-    flags |= np.where(alone | named, np.uint8(0), SETTLED)
-    flags |= np.where(batch.in_rollout, IN_ROLLOUT, np.uint8(0))
     # Under an unknown split the champion's answer tells as little of what comes as the candidate's.
     spends = batch.is_candidate | (batch.stratum < 0)
-    flags |= np.where(spends, SPENDING, np.uint8(0))
-    return flags
+    flags = _FLAGS.take(batch.in_rollout)
+    if np.count_nonzero(named):
+        flags = np.where(named, batch.in_rollout * IN_ROLLOUT, flags)
+    return flags | (spends * SPENDING)
 
 
 def _store(table: Table, rows: Int, batch: JoinExposures, flags: Flags) -> None:
@@ -168,22 +182,31 @@ def _by_unit(table: Table, rows: Int, unit: Int) -> Int:
 
 def _absorb_rewards(table: Table, rule: JoinRule, rewards: JoinRewards, refusals: Refusals) -> None:
     if rewards.time.size:
-        rewards = rewards.pick(_by_time(rewards.offset, rewards.time))
+        if rewards.time.size > 1:
+            rewards = rewards.pick(_by_time(rewards.offset, rewards.time))
         rewards = _sift(rewards, _remember(table, rewards), Cause.REPEATED_REWARD, refusals)
         inside = (rewards.value >= rule.low) & (rewards.value <= rule.high)
         inside &= np.isfinite(rewards.value)
         rewards = _sift(rewards, inside, Cause.OUT_OF_RANGE, refusals)
-        is_named = rewards.request != 0
-        by_unit = ~is_named & (rewards.unit != 0) & (rule.by == "unit")
-        rewards = _sift(rewards, is_named | by_unit, Cause.NO_REQUEST, refusals)
-        by_unit = rewards.request == 0
-        table.unit_waiting = table.unit_waiting.followed_by(rewards.pick(by_unit))
-        table.waiting = table.waiting.followed_by(rewards.pick(~by_unit))
+        table.waiting = table.waiting.followed_by(_naming_requests(table, rule, rewards, refusals))
     _match(table, rule, refusals)
 
 
+def _naming_requests(
+    table: Table, rule: JoinRule, rewards: JoinRewards, refusals: Refusals
+) -> JoinRewards:
+    """The rewards that name a request; those that name a unit wait for the watermark."""
+    is_named = rewards.request != 0
+    if _is_whole(is_named):
+        return rewards
+    by_unit = ~is_named & (rewards.unit != 0) & (rule.by == "unit")
+    refusals.refuse(rewards.offset[~(is_named | by_unit)], Cause.NO_REQUEST)
+    table.unit_waiting = table.unit_waiting.followed_by(rewards.pick(by_unit))
+    return rewards.pick(is_named)
+
+
 def _sift(rewards: JoinRewards, good: Bool, cause: Cause, refusals: Refusals) -> JoinRewards:
-    if good.all():
+    if _is_whole(good):
         return rewards
     refusals.refuse(rewards.offset[~good], cause)
     return rewards.pick(good)
@@ -196,8 +219,11 @@ def _remember(table: Table, rewards: JoinRewards) -> Bool:
     store.id[rows] = rewards.id
     store.time[rows] = rewards.time
     fresh: Bool = table.by_id.add(rewards.id, rows, store.id) == rows
-    store.give_back(rows[~fresh])
-    table.id_calendar.add(rows[fresh], rewards.time[fresh])
+    if not _is_whole(fresh):
+        store.give_back(rows[~fresh])
+        table.id_calendar.add(rows[fresh], rewards.time[fresh])
+    else:
+        table.id_calendar.add(rows, rewards.time)
     return fresh
 
 
@@ -208,5 +234,9 @@ def _match(table: Table, rule: JoinRule, refusals: Refusals) -> None:
         return
     row = table.by_request.find(rewards.request, table.exposures.request)
     known = row >= 0
-    table.waiting = rewards.pick(~known)
-    join(table, rule, row[known], rewards.pick(known), refusals)
+    if _is_whole(known):
+        table.waiting = JoinRewards.none()
+        join(table, rule, row, rewards, refusals)
+    elif np.count_nonzero(known):
+        table.waiting = rewards.pick(~known)
+        join(table, rule, row[known], rewards.pick(known), refusals)

@@ -19,13 +19,17 @@ def join(table: Table, rule: JoinRule, rows: Int, rewards: JoinRewards, refusals
     is_closed = (store.flags[rows] & CLOSED) != 0
     too_late = rewards.time > time + rule.window_s
     too_early = rewards.time < time - rule.grace_s
+    bad = is_closed | too_late | too_early
+    if not np.count_nonzero(bad):
+        _attach(table, rows, rewards)
+        return
     refusals.refuse(rewards.offset[is_closed], Cause.AFTER_CLOSE)
     refusals.refuse(rewards.offset[too_late & ~is_closed], Cause.AFTER_WINDOW)
     refusals.refuse(rewards.offset[too_early & ~is_closed], Cause.BEFORE_EXPOSURE)
     lost = rows[is_closed & ~too_late & ~too_early]
     arm, stratum = store.arm[lost].astype(np.int64), store.stratum[lost].astype(np.int64)
     refusals.drop(arm, stratum, is_exposure=False)
-    good = ~(is_closed | too_late | too_early)
+    good = ~bad
     _attach(table, rows[good], rewards.pick(good))
 
 

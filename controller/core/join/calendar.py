@@ -18,6 +18,7 @@ from controller.core.join.store import Slot
 from controller.core.model import Float, Int
 
 _BLOCK: Final = 4_096
+_NO_ROWS: Final = np.empty(0, np.int64)
 
 
 class Calendar:
@@ -41,13 +42,18 @@ class Calendar:
         tail = sum(rows.nbytes for rows in self._tail)
         return blocks + tail + self._front.nbytes + self._front_time.nbytes
 
+    def rows(self) -> Slot:
+        """All rows, in no order of meaning."""
+        return np.concatenate([self._front, *(rows for _, _, rows in self._heap), *self._tail])
+
     def add(self, rows: Int, time: Float) -> None:
         """Remember rows with their times, best in order of time."""
         if not rows.size:
             return
         short = rows.astype(np.int32)
         for start in range(0, rows.size, _BLOCK):
-            self._append(short[start : start + _BLOCK], float(time[start : start + _BLOCK].min()))
+            block = time[start : start + _BLOCK]
+            self._append(short[start : start + _BLOCK], float(block[block.argmin()]))
 
     def due(self, span: float, limit: float, time: Float) -> Int:
         """Take out the rows with time + span <= limit, in order of time.
@@ -58,9 +64,13 @@ class Calendar:
         if opened:
             rows = np.concatenate([self._front, *opened])
             times = time[rows]
-            order = np.argsort(times, kind="stable")
+            order = times.argsort(kind="stable")
             self._front, self._front_time = rows[order], times[order]
-        cut = int(np.searchsorted(self._front_time + span, limit, side="right"))
+        if not self._front.size:
+            return _NO_ROWS
+        cut = int((self._front_time + span).searchsorted(limit, side="right"))
+        if not cut:
+            return _NO_ROWS
         rows, self._front = self._front[:cut], self._front[cut:]
         self._front_time = self._front_time[cut:]
         return rows.astype(np.int64)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from controller.core.join.rule import JoinRewards
-from controller.core.join.store import ExposureStore, Flags, RewardStore, Slot
+from controller.core.join.store import FEW, ExposureStore, Flags, RewardStore, Slot
 from controller.core.model import Bool, Int, Key
 
 
@@ -35,7 +35,11 @@ def push_entries(
     store.value[items] = rewards.value
     store.owner[items] = rows
     store.flags[items] = flags
-    order = np.argsort(rows, kind="stable")
+    if rows.size <= FEW:
+        for row, item in zip(rows.tolist(), items.tolist(), strict=True):
+            store.next[item], exposures.rewards[row] = exposures.rewards[row], item
+        return items
+    order = rows.argsort(kind="stable")
     link(exposures.rewards, store.next, rows[order], items[order])
     return items
 
@@ -57,7 +61,9 @@ def starts(grouped: Int | Key) -> Int:
     """Where each run of equal values begins."""
     if not grouped.size:
         return np.empty(0, np.int64)
-    return np.flatnonzero(np.append(True, grouped[1:] != grouped[:-1]))
+    is_first = np.ones(grouped.size, np.bool_)
+    is_first[1:] = grouped[1:] != grouped[:-1]
+    return is_first.nonzero()[0]
 
 
 def entries_of(exposures: ExposureStore, store: RewardStore, rows: Int) -> tuple[Int, Int]:
@@ -66,13 +72,15 @@ def entries_of(exposures: ExposureStore, store: RewardStore, rows: Int) -> tuple
     entry = exposures.rewards[rows].astype(np.int64)
     owners, entries = [], []
     while True:
-        some = np.flatnonzero(entry >= 0)
+        some = (entry >= 0).nonzero()[0]
         if not some.size:
             break
         owner, entry = owner[some], entry[some]
         owners.append(owner)
         entries.append(entry)
         entry = store.next[entry].astype(np.int64)
+    if len(owners) == 1:
+        return owners[0], entries[0]
     none = np.empty(0, np.int64)
     return np.concatenate([none, *owners]), np.concatenate([none, *entries])
 
@@ -81,7 +89,7 @@ def by_place(store: ExposureStore, rows: Int) -> Int:
     """Exposures by (time, request), given by time: only those of equal times have to be sorted."""
     time = store.time[rows]
     equal = time[1:] == time[:-1]
-    if not equal.any():
+    if not np.count_nonzero(equal):
         return rows
     tied = np.append(equal, False) | np.append(False, equal)
     some = rows[tied]

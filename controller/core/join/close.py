@@ -6,6 +6,7 @@ unit are joined then and not before, because the last exposure of the unit is no
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -98,8 +99,10 @@ def _orphan(table: Table, rule: JoinRule, refusals: Refusals) -> None:
 def _close_due(table: Table, rule: JoinRule, watermark: float) -> Outcomes:
     store = table.exposures
     # Without a window an exposure at the very watermark is due, but not settled before the next.
-    limit = watermark if rule.window_s > 0 else np.nextafter(watermark, -np.inf)
+    limit = watermark if rule.window_s > 0 else math.nextafter(watermark, -math.inf)
     rows = by_place(store, table.calendar.due(rule.window_s, limit, store.time))
+    if not rows.size:
+        return NO_OUTCOMES
     flags = store.flags[rows]
     analysed = (flags & ANALYSED) != 0
     value, analysed_value, joined = _values(table, rule, rows, analysed)
@@ -113,11 +116,10 @@ def _close_due(table: Table, rule: JoinRule, watermark: float) -> Outcomes:
         analysed_value=analysed_value,
         unit=store.unit[rows],
         bin=store.bin[rows].astype(np.int64),
-        base=np.where(analysed, store.bases(rows), 0),
+        base=store.bases(rows) * analysed,
         scored=(flags & SCORED) != 0,
     )
-    if rows.size:
-        _retire(table, rows, rows[analysed])
+    _retire(table, rows, rows[analysed])
     return outcomes
 
 
@@ -125,16 +127,20 @@ def _values(table: Table, rule: JoinRule, rows: Int, analysed: Bool) -> tuple[Fl
     """Per exposure: value, value that enters the analysis, whether it has rewards of its own."""
     store = table.entries
     owner, entry = entries_of(table.exposures, store, rows)
+    if not entry.size:
+        value = np.full(rows.size, float(rule.default))
+        return value, value, np.zeros(rows.size, np.bool_)
     order = np.lexsort((store.id[entry], store.time[entry], owner))
     owner, entry = owner[order], entry[order]
+    together = _aggregate(rule, owner, store.value[entry], rows.size)
+    value = analysed_value = together
     own = (store.flags[entry] & OWN) != 0
-    value = _aggregate(rule, owner[own], store.value[entry[own]], rows.size)
-    joined = np.zeros(rows.size, np.bool_)
-    joined[owner[own]] = True
-    analysed_value = value
-    if not own.all():
-        together = _aggregate(rule, owner, store.value[entry], rows.size)
+    own_owner = owner[own]
+    if own_owner.size < owner.size:
+        value = _aggregate(rule, own_owner, store.value[entry[own]], rows.size)
         analysed_value = np.where(analysed, together, value)
+    joined = np.zeros(rows.size, np.bool_)
+    joined[own_owner] = True
     store.flags[entry] = 0  # not WAITING, should a shorter window have closed it before its time
     store.give_back(entry)
     return value, analysed_value, joined
@@ -209,6 +215,21 @@ def _unchain(table: Table, rows: Int) -> None:
     table.units.count[unit[first]] -= sizes.astype(np.int32)
     table.drop_units(unit[first])
 
+
+NO_OUTCOMES: Final = Outcomes(
+    time=np.empty(0),
+    arm=np.empty(0, np.int64),
+    stratum=np.empty(0, np.int64),
+    value=np.empty(0),
+    joined=np.empty(0, np.bool_),
+    analysed=np.empty(0, np.bool_),
+    analysed_value=np.empty(0),
+    unit=np.empty(0, np.uint64),
+    bin=np.empty(0, np.int64),
+    base=np.empty(0, np.int64),
+    scored=np.empty(0, np.bool_),
+)
+"""Nothing is due."""
 
 _NOTHING: Final = _certain(Table(), JoinRule(1.0, 1.0, 0.0, 0.0, 1.0), -np.inf)
 """What an empty table has to say."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.core.join.index import HashIndex
-from controller.core.join.store import Store
+from controller.core.join.store import Arrays, Store
 from controller.core.model import Float, Key
 
 
@@ -60,14 +59,21 @@ class CovariateTable:
         row = self._by_unit.find(units, self._store.unit)
         return np.where(row >= 0, self._store.value[row], np.nan)
 
-    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
-        """All that is known, as plain arrays; copies."""
-        rows = self._by_unit.rows()
-        return {"unit": self._store.unit[rows], "value": self._store.value[rows]}
+    def values(self) -> Float:
+        """(n,) all that is known, in no order of meaning."""
+        return self._store.value[self._by_unit.rows()]
+
+    def to_arrays(self) -> Arrays:
+        """All that is known, as plain arrays; views, good until the table changes."""
+        return self._store.to_arrays("store")
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[np.generic]]) -> Self:
-        """The table that `to_arrays` was made from."""
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """The table that `to_arrays` was made from, now or by 0.2.0; uses up the arrays."""
         table = cls()
-        table.learn(arrays["unit"].astype(np.uint64), arrays["value"].astype(np.float64))
+        if "store.free" in arrays:
+            table._store.refill("store", arrays)
+            table._by_unit = HashIndex.of(table._store.live(), table._store.unit)
+        else:
+            table.learn(arrays["unit"].astype(np.uint64), arrays["value"].astype(np.float64))
         return table

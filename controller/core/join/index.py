@@ -12,6 +12,8 @@ Invariant: from a key's home slot to the slot that holds its row there is no EMP
 row leaves a TOMB; tombs that stand before an EMPTY slot become EMPTY at once, so that a table in
 which as many rows come as go seldom has to be rebuilt.
 
+A handful of keys is walked one by one: three would cost as many calls as three thousand.
+
 Rejected: sorted segments with `searchsorted` (0.3 million look-ups/s at 10^7 keys, against
 some ten), a Python dict (100 bytes a key, one object per event), a power of two as capacity (the
 load would fall to 0.3 at each growth; with any capacity it stays between 0.4 and 0.6).
@@ -23,7 +25,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from controller.core.join.store import Slot
+from controller.core.join.store import FEW, Slot
 from controller.core.model import Bool, Int, Key
 
 EMPTY: Final = -1
@@ -32,10 +34,12 @@ _FULL: Final = 0.6
 """Rebuild when more than this share of the slots is taken by rows and tombs."""
 _ROOMY: Final = 0.4
 """The share of slots taken by rows after a rebuild."""
-_LEAST: Final = 32
+_LEAST: Final = 1024
 _CHUNK: Final = 1 << 18
-_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+_FACTOR: Final = 0x9E3779B97F4A7C15
+_MIX: Final = np.uint64(_FACTOR)
 _HALF: Final = np.uint64(32)
+_WORD: Final = (1 << 64) - 1
 
 
 class HashIndex:
@@ -69,16 +73,24 @@ class HashIndex:
 
     def find(self, keys: Key, column: Key) -> Int:
         """The row of each key, -1 where there is none."""
-        found = np.full(keys.size, -1, np.int64)
+        if keys.size <= FEW:
+            return np.array([self._sought(key, column)[0] for key in keys.tolist()], np.int64)
+        return self._found(keys, self._home(keys), column)
+
+    def _found(self, keys: Key, slot: Int, column: Key) -> Int:
+        """The row of each key, whose search begins at `slot`."""
+        found = np.empty(keys.size, np.int64)
+        found.fill(-1)
         if not self._live:
             return found
         todo = np.arange(keys.size)
-        slot = self._home(keys)
         while todo.size:
             row = self._slots.take(slot)
             hit = (row >= 0) & (column.take(row, mode="clip") == keys)
             found[todo[hit]] = row[hit]
-            onward = np.flatnonzero((row != EMPTY) & ~hit)
+            onward = ((row != EMPTY) > hit).nonzero()[0]
+            if not onward.size:
+                break
             todo, keys, slot = todo[onward], keys[onward], self._next(slot[onward])
         return found
 
@@ -87,27 +99,48 @@ class HashIndex:
 
         Of equal keys in one call the first wins. `column[rows]` must hold `keys` already.
         """
-        owner = self.find(keys, column)
-        absent = np.flatnonzero(owner < 0)
-        self._make_room(absent.size, column)
-        owner[absent] = self._place(keys[absent], rows[absent], column)
+        if keys.size <= FEW:
+            self._made_room(keys.size, column)
+            pairs = zip(keys.tolist(), rows.tolist(), strict=True)
+            return np.array([self._owner(key, row, column) for key, row in pairs], np.int64)
+        home = self._home(keys)
+        owner = self._found(keys, home, column)
+        absent = (owner < 0).nonzero()[0]
+        if not absent.size:
+            return owner
+        if self._made_room(absent.size, column):
+            home = self._home(keys)
+        if absent.size == keys.size:
+            return self._place(keys, rows, home, column)
+        owner[absent] = self._place(keys[absent], rows[absent], home[absent], column)
         return owner
 
     def remove(self, rows: Int, column: Key) -> None:
         """Forget rows; each must be present, once."""
+        if rows.size <= FEW:
+            keys = column[rows].tolist()
+            self._bury(np.array([self._sought(key, column)[1] for key in keys], np.int64))
+            return
         slot = self._home(column[rows])
         wanted, at = rows, []
         while wanted.size:
             here = self._slots.take(slot) == wanted
             at.append(slot[here])
-            wanted, slot = wanted[~here], self._next(slot[~here])
-        if not at:
-            return
-        gone = np.concatenate(at)
+            onward = (~here).nonzero()[0]
+            if not onward.size:
+                break
+            wanted, slot = wanted[onward], self._next(slot[onward])
+        self._bury(at[0] if len(at) == 1 else np.concatenate(at))
+
+    def _bury(self, gone: Int) -> None:
         self._slots[gone] = TOMB
         self._live -= gone.size
         self._tombs += gone.size
-        self._sweep(gone)
+        if gone.size > FEW:
+            self._sweep(gone)
+            return
+        for slot in gone.tolist():
+            self._sweep_from(slot)
 
     def _sweep(self, tombs: Int) -> None:
         """Turn tombs before an EMPTY slot into EMPTY, and so on backwards."""
@@ -115,14 +148,13 @@ class HashIndex:
             idle = tombs[self._slots[self._next(tombs.copy())] == EMPTY]
             self._slots[idle] = EMPTY
             self._tombs -= idle.size
-            before = np.where(idle == 0, self._slots.size, idle) - 1
+            before = idle - 1  # the slot before the first is -1, which is the last one
             tombs = before[self._slots[before] == TOMB]
 
-    def _place(self, keys: Key, rows: Int, column: Key) -> Int:
-        """Put rows whose keys are absent into free slots; the rows that own the keys."""
+    def _place(self, keys: Key, rows: Int, slot: Int, column: Key) -> Int:
+        """Put rows whose keys are absent into free slots, from the keys' homes on; the owners."""
         owner = rows.copy()
         todo = np.arange(keys.size)
-        slot = self._home(keys)
         while todo.size:
             mine = rows[todo]
             before = self._slots.take(slot)
@@ -131,21 +163,26 @@ class HashIndex:
             self._slots[slot[free][::-1]] = mine[free][::-1]
             holder = self._slots.take(slot)
             won = holder == mine
+            self._count(won, before)
+            if np.count_nonzero(won) == won.size:
+                break
             twin = ~won & (column.take(holder) == keys[todo])
             owner[todo[twin]] = holder[twin]
-            self._count(won, before)
             onward = np.flatnonzero(~(won | twin))
             todo, slot = todo[onward], self._next(slot[onward])
         return owner
 
     def _count(self, won: Bool, before: Slot) -> None:
         self._live += int(np.count_nonzero(won))
-        self._tombs -= int(np.count_nonzero(won & (before == TOMB)))
+        if self._tombs:
+            self._tombs -= int(np.count_nonzero(won & (before == TOMB)))
 
-    def _make_room(self, extra: int, column: Key) -> None:
+    def _made_room(self, extra: int, column: Key) -> bool:
+        """Whether the slots had to be made anew for so many more rows."""
         if self._live + self._tombs + extra <= _FULL * self._slots.size:
-            return
+            return False
         self._fill(self._slots[self._slots >= 0], extra, column)
+        return True
 
     def _fill(self, rows: Slot, extra: int, column: Key) -> None:
         size = max(_LEAST, int((rows.size + extra) / _ROOMY) + 1)
@@ -154,7 +191,39 @@ class HashIndex:
         # In chunks: the arrays of a probe are many times bigger than the slots they fill.
         for start in range(0, rows.size, _CHUNK):
             chunk = rows[start : start + _CHUNK].astype(np.int64)
-            self._place(column[chunk], chunk, column)
+            keys = column[chunk]
+            self._place(keys, chunk, self._home(keys), column)
+
+    def _sought(self, key: int, column: Key) -> tuple[int, int]:
+        """The row of one key and its slot, or EMPTY and the first free slot of the key's walk."""
+        slots, size, free = self._slots, self._slots.size, -1
+        mixed = ((key ^ key >> 32) * _FACTOR & _WORD) >> 32
+        slot = mixed * size >> 32
+        row = slots.item(slot)
+        while row != EMPTY and (row == TOMB or column.item(row) != key):
+            if row == TOMB and free < 0:
+                free = slot
+            slot = slot + 1 if slot + 1 < size else 0
+            row = slots.item(slot)
+        return row, slot if row >= 0 or free < 0 else free
+
+    def _owner(self, key: int, row: int, column: Key) -> int:
+        """The row that owns one key, after giving it to this one unless it has one."""
+        known, slot = self._sought(key, column)
+        if known >= 0:
+            return known
+        self._tombs -= self._slots.item(slot) == TOMB
+        self._slots[slot] = row
+        self._live += 1
+        return row
+
+    def _sweep_from(self, slot: int) -> None:
+        """As `_sweep`, of one tomb; the slot before the first is -1, which is the last one."""
+        slots, size = self._slots, self._slots.size
+        while slots.item(slot) == TOMB and slots.item((slot + 1) % size) == EMPTY:
+            slots[slot] = EMPTY
+            self._tombs -= 1
+            slot -= 1
 
     def _home(self, keys: Key) -> Int:
         """The slot at which the search for a key begins: multiply-shift, onto any capacity."""

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.model import Bool, Int, Reason, Rejected
+from controller.core.model import Bool, Int, Reason, Rejected, quick
 
 
 class Cause(IntEnum):
@@ -41,10 +41,14 @@ _WORDS = {
 }
 
 
+_NO_OFFSET = np.empty(0, np.int64)
+_NO_CAUSE = np.empty(0, np.int8)
+
 _OF_EXPOSURES = np.array([Cause.REPEATED_EXPOSURE, Cause.EXPOSURE_TOO_LATE], np.int8)
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Refused:
     """Events that the joiner could not use; arrays (n,), in order of offset.
 
@@ -60,7 +64,7 @@ class Refused:
         """One column of all the parts: offsets, and why they were refused."""
         kept = [(offset, cause) for offset, cause in parts if offset.size]
         if not kept:
-            return cls(np.empty(0, np.int64), np.empty(0, np.int8))
+            return cls(_NO_OFFSET, _NO_CAUSE)
         offset = np.concatenate([offset for offset, _ in kept])
         cause = np.concatenate([np.full(offset.size, cause, np.int8) for offset, cause in kept])
         order = np.argsort(offset, kind="stable")
@@ -85,7 +89,8 @@ class Refused:
         return tuple(Rejected(offset, *_WORDS[Cause(cause)]) for offset, cause in pairs)
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Dropped:
     """Events that would have counted had they come in time; arrays (n,), in no order.
 
@@ -100,6 +105,9 @@ class Dropped:
     arm: Int
     stratum: Int
     is_exposure: Bool
+
+
+_NONE_DROPPED = Dropped(_NO_OFFSET, _NO_OFFSET, np.empty(0, np.bool_))
 
 
 class Refusals:
@@ -124,8 +132,9 @@ class Refusals:
 
     def dropped(self) -> Dropped:
         """All that was lost by arms."""
-        none = np.empty(0, np.int64)
-        parts = [Dropped(none, none, none.astype(np.bool_)), *self._dropped]
+        parts = self._dropped
+        if len(parts) <= 1:
+            return parts[0] if parts else _NONE_DROPPED
         return Dropped(
             arm=np.concatenate([part.arm for part in parts]),
             stratum=np.concatenate([part.stratum for part in parts]),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import numpy as np
 
 from controller.core.join.refuse import Dropped, Refused
 from controller.core.join.store import RewardStore
-from controller.core.model import Bool, Float, Int, Key, Outcomes
+from controller.core.model import Bool, Float, Int, Key, Outcomes, quick
+
+_NO_INT: Final = np.empty(0, np.int64)
+_NO_FLOAT: Final = np.empty(0)
+_NO_KEY: Final = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class JoinRule:
     units: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class JoinExposures:
     """Exposures as the joiner needs them; all arrays (n,), in any order.
 
@@ -62,10 +67,11 @@ class JoinExposures:
 
     def pick(self, chosen: Int | Bool) -> Self:
         """The exposures at these positions."""
-        return type(self)(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+        return type(self)(*(getattr(self, n)[chosen] for n in self.__dataclass_fields__))
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class JoinRewards:
     """Rewards of the joiner's name; all arrays (n,), in any order; as in `model.Rewards`."""
 
@@ -79,8 +85,7 @@ class JoinRewards:
     @classmethod
     def none(cls) -> Self:
         """No rewards."""
-        keys, floats = np.empty(0, np.uint64), np.empty(0)
-        return cls(np.empty(0, np.int64), floats, keys, keys, keys, floats)
+        return cls(_NO_INT, _NO_FLOAT, _NO_KEY, _NO_KEY, _NO_KEY, _NO_FLOAT)
 
     @classmethod
     def of(cls, store: RewardStore, rows: Int) -> Self:
@@ -91,7 +96,7 @@ class JoinRewards:
 
     def pick(self, chosen: Int | Bool) -> Self:
         """The rewards at these positions."""
-        return type(self)(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+        return type(self)(*(getattr(self, n)[chosen] for n in self.__dataclass_fields__))
 
     def followed_by(self, other: Self) -> Self:
         """These and the others."""
@@ -103,7 +108,8 @@ class JoinRewards:
         return type(self)(**{name: np.concatenate(pair) for name, pair in pairs.items()})
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Joined:
     """How many rewards were joined, by arm and stratum of their exposures; all arrays (m,), int64.
 
@@ -117,20 +123,27 @@ class Joined:
     @classmethod
     def none(cls) -> Self:
         """No rewards."""
-        empty = np.empty(0, np.int64)
-        return cls(empty, empty, empty)
+        return cls(_NO_INT, _NO_INT, _NO_INT)
 
     def and_also(self, arm: Int, stratum: Int) -> Self:
         """With one more reward for each of these."""
-        both = np.stack([np.concatenate([self.arm, arm]), np.concatenate([self.stratum, stratum])])
-        count = np.concatenate([self.count, np.ones(arm.size, np.int64)])
-        order = np.lexsort(both)
-        both, count = both[:, order], count[order]
-        first = np.flatnonzero(np.append(True, (both[:, 1:] != both[:, :-1]).any(axis=0)))
-        return type(self)(both[0, first], both[1, first], np.add.reduceat(count, first))
+        count = np.ones(arm.size, np.int64)
+        if self.arm.size:
+            arm = np.concatenate([self.arm, arm])
+            stratum = np.concatenate([self.stratum, stratum])
+            count = np.concatenate([self.count, count])
+        if arm.size == 1:
+            return type(self)(arm, stratum, count)
+        order = np.lexsort((arm, stratum))
+        arm, stratum, count = arm[order], stratum[order], count[order]
+        is_new = np.ones(arm.size, np.bool_)
+        is_new[1:] = (arm[1:] != arm[:-1]) | (stratum[1:] != stratum[:-1])
+        first = is_new.nonzero()[0]
+        return type(self)(arm[first], stratum[first], np.add.reduceat(count, first))
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Matured:
     """Analysed exposures that the watermark has passed: at risk of an event from now on.
 
@@ -148,7 +161,8 @@ class Matured:
     base: Int
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Events:
     """First rewards of analysed exposures: each is here at most once, and at risk no longer.
 
@@ -180,7 +194,8 @@ class Events:
     is_event: Bool
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Absorbed:
     """What became of a micro-batch.
 
@@ -201,7 +216,8 @@ class Absorbed:
     refused: Refused
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Closed:
     """What became certain with a tick.
 

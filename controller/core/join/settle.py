@@ -15,6 +15,9 @@ can be pending within one call, when the watermark moves by more than a window).
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 import numpy as np
 
 from controller.core.join.chains import by_place, precedes, push_entries
@@ -39,13 +42,15 @@ def settle(table: Table, rule: JoinRule, watermark: float) -> tuple[Matured, Eve
     Before, not up to: an exposure at the very watermark is still accepted, and precedes another one
     of that time if its request key is smaller.
     """
-    matured = _mature(table, rule, np.nextafter(watermark, -np.inf))
+    matured = _mature(table, rule, math.nextafter(watermark, -math.inf))
     return matured, _score(table, rule, watermark)
 
 
 def _mature(table: Table, rule: JoinRule, limit: float) -> Matured:
     store = table.exposures
     rows = by_place(store, table.settling.due(0.0, limit, store.time))
+    if not rows.size:
+        return NOBODY_MATURED
     flags = store.flags[rows]
     store.flags[rows] = flags | SETTLED
     if store.has("root"):
@@ -100,17 +105,22 @@ def _score(table: Table, rule: JoinRule, watermark: float) -> Events:
     """Credit rewards up to the watermark to the roots; the first of each root is its event."""
     store = table.entries
     entry = _ripe(table, watermark)
-    root = _root_of(table, store.owner[entry].astype(np.int64))
-    entry, root = entry[root >= 0], root[root >= 0]
-    is_own = store.owner[entry] == root
-    end = table.exposures.time[root] + rule.window_s
-    asked_at = table.exposures.time[store.owner[entry]]
-    inside = is_own | ((asked_at < end) & (store.time[entry] <= end))
-    entry, root, is_own = entry[inside], root[inside], is_own[inside]
+    if not entry.size:
+        return NO_EVENTS
+    owner = store.owner[entry].astype(np.int64)
+    root = _root_of(table, owner)
     order = np.lexsort((store.id[entry], store.time[entry]))
-    events = _first(table, rule, entry[order], root[order])
-    copies = JoinRewards.of(store, entry[~is_own])
-    push_entries(table.exposures, store, root[~is_own], copies, flags=0)
+    order = order[root[order] >= 0]
+    entry, root, owner = entry[order], root[order], owner[order]
+    strays = (owner != root).nonzero()[0]
+    if not strays.size:
+        return _first(table, rule, entry, root)
+    end = table.exposures.time[root[strays]] + rule.window_s
+    inside = (table.exposures.time[owner[strays]] < end) & (store.time[entry[strays]] <= end)
+    outside, strays = strays[~inside], strays[inside]
+    events = _first(table, rule, np.delete(entry, outside), np.delete(root, outside))
+    copies = JoinRewards.of(store, entry[strays])
+    push_entries(table.exposures, store, root[strays], copies, flags=0)
     return events
 
 
@@ -124,12 +134,15 @@ def _ripe(table: Table, watermark: float) -> Int:
     if not due.size:
         return due
     # A row may stand here twice, or for a reward that closed before its time: see `_values`.
-    due = np.unique(due)
+    if due.size > 1:
+        due = np.unique(due)
     due = due[(store.flags[due] & WAITING) != 0]
     owner = store.owner[due]
     is_settled = (exposures.flags[owner] & SETTLED) != 0
-    table.scoring.add(due[~is_settled], exposures.time[owner[~is_settled]])
-    ripe: Int = due[is_settled]
+    ripe: Int = due
+    if np.count_nonzero(is_settled) < due.size:
+        table.scoring.add(due[~is_settled], exposures.time[owner[~is_settled]])
+        ripe = due[is_settled]
     store.flags[ripe] &= ~WAITING
     return ripe
 
@@ -141,11 +154,12 @@ def _root_of(table: Table, rows: Int) -> Int:
     if store.has("root"):
         is_member = (store.flags[rows] & ANALYSED) == 0
         root[is_member] = store.root[rows[is_member]]
-    # A root that closed may have given its row to another exposure, which then comes later.
     pending = (root >= 0) & ((store.flags[root] & (ANALYSED | CLOSED)) == ANALYSED)
-    pending &= (root == rows) | (
-        (store.unit[root] == store.unit[rows]) & precedes(store, root, rows)
-    )
+    if store.has("root"):
+        # A root that closed may have given its row to another exposure, which then comes later.
+        pending &= (root == rows) | (
+            (store.unit[root] == store.unit[rows]) & precedes(store, root, rows)
+        )
     root[~pending] = NONE
     return root
 
@@ -153,7 +167,7 @@ def _root_of(table: Table, rows: Int) -> Int:
 def _first(table: Table, rule: JoinRule, entry: Int, root: Int) -> Events:
     """The first rewards of roots that had none; they come in order of (time, id)."""
     store, entries = table.exposures, table.entries
-    at = np.sort(np.unique(root, return_index=True)[1])
+    at = np.sort(np.unique(root, return_index=True)[1]) if root.size > 1 else np.arange(root.size)
     at = at[(store.flags[root[at]] & SCORED) == 0]
     entry, root = entry[at], root[at]
     store.flags[root] |= SCORED
@@ -175,3 +189,12 @@ def _is_event(rule: JoinRule, value: Float) -> Bool:
     """Whether rewards are better than none; see `Events`."""
     is_event: Bool = value > rule.default if rule.default < rule.high else value < rule.default
     return is_event
+
+
+NOBODY_MATURED: Final = _described(Table(), np.empty(0, np.int64))
+NO_EVENTS: Final = Events(
+    **{name: getattr(NOBODY_MATURED, name) for name in Matured.__dataclass_fields__},
+    value=np.empty(0),
+    delay=np.empty(0),
+    is_event=np.empty(0, np.bool_),
+)

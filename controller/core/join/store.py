@@ -10,6 +10,7 @@ Rejected: a ring (one straggler pins all that came after it), compaction (a paus
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Final, TypeAlias, TypeVar
 
 import numpy as np
@@ -27,8 +28,13 @@ Level: TypeAlias = NDArray[np.int16]
 
 Kind = TypeVar("Kind", bound=np.generic)
 
+Arrays: TypeAlias = dict[str, NDArray[np.generic]]
+
 NONE: Final = -1
 """The row number that means "no row"."""
+
+FEW: Final = 16
+"""Keys or rewards of a call up to which plain numbers, one by one, are faster than arrays."""
 
 _LEAST: Final = 16
 _LARGE: Final = 1 << 16
@@ -67,7 +73,7 @@ class Store:
         self._free_count = 0
         self._high = 0
         for name, kind in self._fields.items():
-            setattr(self, name, np.empty(_LEAST, kind))
+            setattr(self, name, np.zeros(_LEAST, kind))
 
     @property
     def capacity(self) -> int:
@@ -78,6 +84,11 @@ class Store:
     def nbytes(self) -> int:
         """Memory of all columns and of the free list."""
         return self._free.nbytes + sum(column.nbytes for column in self._columns())
+
+    @property
+    def high(self) -> int:
+        """How many rows were ever in use at the same time."""
+        return self._high
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -93,6 +104,8 @@ class Store:
         again = min(count, self._free_count)
         old = self._free[self._free_count - again : self._free_count].astype(np.int64)
         self._free_count -= again
+        if again == count:
+            return old
         new = np.arange(self._high, self._high + count - again)
         self._high += new.size
         if self._high > self.capacity:
@@ -106,6 +119,35 @@ class Store:
             self._free = _longer(self._free, _roomy(count, self._free.size))
         self._free[self._free_count : count] = rows
         self._free_count = count
+
+    def live(self) -> Int:
+        """The rows in use, by number."""
+        is_live = np.ones(self._high, np.bool_)
+        is_live[self._free[: self._free_count]] = False
+        return np.flatnonzero(is_live)
+
+    def to_arrays(self, prefix: str, *, without: tuple[str, ...] = ()) -> Arrays:
+        """All rows ever taken, and which of them are free; views, good until the next change."""
+        names = [name for name in self._fields if name not in without]
+        arrays: Arrays = {f"{prefix}.{name}": getattr(self, name)[: self._high] for name in names}
+        return arrays | {f"{prefix}.free": self._free[: self._free_count]}
+
+    def refill(self, prefix: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """The rows that `to_arrays` gave, each with its number; columns left out hold zeros.
+
+        Raises:
+            KeyError, ValueError: the columns are not those of such a store.
+        """
+        self._free = _owned(arrays[f"{prefix}.free"], np.int32)
+        self._free_count = self._free.size
+        first, *_ = (name for name in self._fields if f"{prefix}.{name}" in arrays)
+        self._high = arrays[f"{prefix}.{first}"].size
+        for name, kind in self._fields.items():
+            given = arrays.get(f"{prefix}.{name}")
+            column = np.zeros(self._high, kind) if given is None else _owned(given, kind)
+            if column.size != self._high:
+                raise ValueError(f"{prefix}.{name} has {column.size} of {self._high} rows")
+            setattr(self, name, column if column.size >= _LEAST else _longer(column, _LEAST))
 
     def _add(self, name: str, kind: type[np.generic], fill: int) -> None:
         """One more column."""
@@ -127,17 +169,26 @@ def _roomy(needed: int, size: int) -> int:
 
 
 def _longer(column: NDArray[Kind], size: int) -> NDArray[Kind]:
-    grown = np.empty(size, column.dtype)
+    grown = np.zeros(size, column.dtype)  # not `empty`: rows without meaning are kept, too
     grown[: column.size] = column
     return grown
 
 
+def _owned(column: NDArray[np.generic], kind: type[Kind]) -> NDArray[Kind]:
+    """The column as it is where nobody else has it, else a copy."""
+    if column.dtype != kind or column.ndim != 1:
+        raise ValueError(f"found {column.ndim} dimensions of {column.dtype}, expected {kind}")
+    is_ours = column.flags.owndata and column.flags.writeable
+    owned: NDArray[Kind] = column if is_ours else column.copy()  # type: ignore[assignment]
+    return owned
+
+
 def tally(counts: Int, arms: Slot, sign: int) -> Int:
     """The counts by arm after adding one, times `sign`, for each of `arms`."""
-    more = np.bincount(arms, minlength=counts.size)
-    grown = np.zeros(more.size, np.int64)
-    grown[: counts.size] = counts
-    return grown + sign * more
+    more = np.bincount(arms, None, counts.size)
+    if more.size > counts.size:
+        counts = np.concatenate([counts, np.zeros(more.size - counts.size, np.int64)])
+    return counts + more if sign > 0 else counts - more
 
 
 class ExposureStore(Store):

@@ -1,7 +1,7 @@
 """All that the joiner remembers between two micro-batches.
 
 A `Table` is changed in place: whoever passes it to `absorb` or `close` gives it away, and goes on
-with the same object. What must not be lost is taken out with `to_arrays` first.
+with the same object. What must not be lost is written down from `to_arrays` first.
 
 Invariants, for every live exposure row r:
     by_request.find(request[r]) = r
@@ -17,7 +17,7 @@ from typing import Self
 
 import numpy as np
 
-from controller.core.join import snapshot
+from controller.core.join import compact, snapshot
 from controller.core.join.calendar import Calendar
 from controller.core.join.index import HashIndex
 from controller.core.join.rule import Joined, JoinRewards
@@ -26,6 +26,7 @@ from controller.core.join.store import (
     CLOSED,
     NONE,
     STALE,
+    Arrays,
     ExposureStore,
     IdStore,
     RewardStore,
@@ -69,15 +70,27 @@ class Table:
         self.settling = Calendar()
         self.scoring = Calendar()
 
-    def to_arrays(self) -> snapshot.Arrays:
-        """Everything that is remembered, as plain arrays; copies, safe to keep."""
+    def to_arrays(self) -> Arrays:
+        """Everything that is remembered, as plain arrays; views, good until the table changes."""
         return snapshot.to_arrays(self)
 
     @classmethod
-    def from_arrays(cls, arrays: snapshot.Arrays) -> Self:
-        """The table that `to_arrays` was made from; it behaves as that one from then on."""
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """The table that `to_arrays` was made from; it behaves as that one from then on.
+
+        Uses up the arrays. Raises what NumPy does where they are of another shape.
+        """
         table = cls()
-        snapshot.restore(table, arrays)
+        (compact.restore if compact.is_compact(arrays) else snapshot.restore)(table, arrays)
+        return table
+
+    @classmethod
+    def counts_of(cls, arrays: Arrays) -> Self:
+        """A table with the counts of the one that `to_arrays` was made from, and without a row."""
+        if compact.is_compact(arrays):
+            return cls.from_arrays(arrays)
+        table = cls()
+        snapshot.restore_counts(table, arrays)
         return table
 
     @property
@@ -90,6 +103,11 @@ class Table:
         total += sum(calendar.nbytes for calendar in calendars)
         total += self.maturing.nbytes if self.maturing is not None else 0
         return total + sum(rows.nbytes for _, rows in self.closed)
+
+    @property
+    def rows(self) -> int:
+        """How many exposures, rewards, ids and units are remembered, or were at the same time."""
+        return sum(s.high for s in (self.exposures, self.entries, self.ids, self.units))
 
     @property
     def is_empty(self) -> bool:
@@ -107,6 +125,20 @@ class Table:
         is_live = np.zeros(self.exposures.capacity, np.bool_)
         is_live[self.by_request.rows()] = True
         return np.flatnonzero(is_live)
+
+    def arm_counts(self) -> Int:
+        """How many of the exposures in use each arm has, by its number."""
+        return np.bincount(self.exposures.arm[self.live_rows()])
+
+    def keep_arms(self, kept: Int) -> None:
+        """Number the arms anew: `kept` are the numbers so far of those that stay, rising.
+
+        No exposure in use has any other.
+        """
+        rows = self.live_rows()
+        self.exposures.arm[rows] = np.searchsorted(kept, self.exposures.arm[rows])
+        self.joined = self.joined[kept[kept < len(self.joined)]]
+        self.pending = self.pending[kept[kept < len(self.pending)]]
 
     def follow_units(self) -> None:
         """Begin to keep each unit's exposures in a chain, so that rewards can name a unit."""

@@ -39,7 +39,6 @@ from controller.core.model.events import (
     Rejected,
     Rewards,
     SplitEvent,
-    Tallies,
     Tick,
     VersionEvent,
 )
@@ -54,6 +53,7 @@ from controller.core.model.evidence import (
 )
 from controller.core.model.reports import (
     ArmReport,
+    EarlierArms,
     Report,
 )
 from controller.core.model.splits import (
@@ -66,6 +66,13 @@ from controller.core.model.sums import (
     Outcomes,
     Sample,
 )
+from controller.core.model.tallies import (
+    Partitions,
+    Standing,
+    Tallies,
+    TalliesEvent,
+)
+from controller.core.model.values import evolved, quick
 from controller.core.model.words import (
     BASIS,
     NO_EPOCH,
@@ -83,10 +90,17 @@ from controller.core.model.words import (
     Verdict,
     key,
 )
+from controller.core.model.worries import (
+    SIGNS,
+    HealthKey,
+    Worry,
+    worries,
+)
 
 __all__ = [
     "BASIS",
     "NO_EPOCH",
+    "SIGNS",
     "ArmReport",
     "ArmRole",
     "ArmSummary",
@@ -100,6 +114,7 @@ __all__ = [
     "ControlEvent",
     "Covariates",
     "Decision",
+    "EarlierArms",
     "Effect",
     "EventBatch",
     "Exposures",
@@ -108,6 +123,7 @@ __all__ = [
     "Growth",
     "GuardEvidence",
     "Health",
+    "HealthKey",
     "Int",
     "Intent",
     "Json",
@@ -117,6 +133,7 @@ __all__ = [
     "Lift",
     "Operation",
     "Outcomes",
+    "Partitions",
     "Phase",
     "PointService",
     "Presence",
@@ -134,11 +151,17 @@ __all__ = [
     "Signals",
     "Split",
     "SplitEvent",
+    "Standing",
     "Tallies",
+    "TalliesEvent",
     "Tick",
     "Verdict",
     "Version",
     "VersionEvent",
+    "Worry",
+    "evolved",
     "key",
+    "quick",
     "weights_sentence",
+    "worries",
 ]

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from controller.core.model.events import Rejected
 from controller.core.model.splits import Split
+from controller.core.model.values import quick
 from controller.core.model.words import ArmRole, Json, Phase, Verdict
 
 
@@ -41,6 +42,8 @@ class Rollout:
     @property
     def live(self) -> tuple[str, ...]:
         """The candidates that are still in."""
+        if not self.dropped:
+            return self.candidates
         return tuple(name for name in self.candidates if name not in self.dropped)
 
     @property
@@ -49,7 +52,8 @@ class Rollout:
         return (self.champion, *self.candidates)
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Ruling:
     """What a stage function answers: a verdict, the weight it wants, and why.
 

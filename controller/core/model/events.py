@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from controller.core.model.tallies import Tallies, TalliesEvent
+from controller.core.model.values import quick
 from controller.core.model.words import Float, Int, Key, Operation, Presence, Reason, Role
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Exposures:
     """Requests that were answered by an arm; all arrays (n,), in log order.
 
@@ -36,7 +39,8 @@ class Exposures:
     segment: Int
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Rewards:
     """Values that users gave; all arrays (n,), in log order.
 
@@ -70,50 +74,6 @@ class Covariates:
     offset: Int
     unit: Key
     value: Float
-
-
-@dataclass(frozen=True, slots=True)
-class Tallies:
-    """What somebody else's joiner counted: sums over exposures that share their columns.
-
-    A partition's worker, or a simulation, joins events itself and sends these instead of the
-    events; they are the same sums that this model's own joiner makes of a micro-batch. All arrays
-    (n,), in any order.
-
-    offset    int64
-    time      float64, epoch seconds of the exposures (their middle)
-    epoch     int64, the split that they were routed with
-    segment   int64, index into the batch's `names`; -1: none
-    arm       int64, index into the batch's `names`
-    exposures, errors              answered requests; failed ones
-    entered, entered_errors        of these, those with which a unit enters the analysis
-    matured                        analysed units whose exposure the watermark has reached
-    events, delay                  of these, units whose first reward above the default came now;
-                                   seconds from the exposures to these rewards, on average
-    outcomes, joined, value        closed exposures; those with a reward; sum of their values
-    analysed, analysed_value       of these, those that are analysed; sum of their values
-    lapsed                         analysed units that closed without an event
-    All counts are float64.
-    """
-
-    offset: Int
-    time: Float
-    epoch: Int
-    segment: Int
-    arm: Int
-    exposures: Float
-    errors: Float
-    entered: Float
-    entered_errors: Float
-    matured: Float
-    events: Float
-    delay: Float
-    outcomes: Float
-    joined: Float
-    value: Float
-    analysed: Float
-    analysed_value: Float
-    lapsed: Float
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,16 +135,31 @@ class CommandEvent:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """The wall clock, as an event. The only thing that moves time forward."""
+    """The wall clock, as an event. The only thing that moves time forward.
+
+    policy      in a partition's log: digest of the policy that the partition is joined under
+    partitions  in a model's log: from now on events are split over so many logs; 0: as before
+    arms        in a partition's log: those to which routers may have sent requests
+    epoch       in a partition's log: the last split that exposures may name; 0: it does not say
+    segments    in a partition's log: header values that are segments
+    """
 
     offset: int
     time: float
+    policy: str = ""
+    partitions: int = 0
+    arms: tuple[str, ...] = ()
+    epoch: int = 0
+    segments: tuple[str, ...] = ()
 
 
-ControlEvent: TypeAlias = SplitEvent | VersionEvent | CapacityEvent | CommandEvent | Tick
+ControlEvent: TypeAlias = (
+    SplitEvent | VersionEvent | CapacityEvent | CommandEvent | TalliesEvent | Tick
+)
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class EventBatch:
     """Consecutive events of one model's log, as columns.
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from controller.core.model.values import quick
 
-@dataclass(frozen=True, slots=True)
+
+@quick
+@dataclass(frozen=True)
 class ArmSummary:
     """What was seen of one arm in the rollout, in the reward's own unit.
 
@@ -22,7 +25,8 @@ class ArmSummary:
     answers: int
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Lift:
     """Relative lift of a candidate over the champion: (mean1 / mean0) - 1, more or less reward.
 
@@ -35,7 +39,8 @@ class Lift:
     upper: float
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class GuardEvidence:
     """What the estimators say of one guardrail, or of the errors of mirrored requests.
 
@@ -61,7 +66,8 @@ class GuardEvidence:
     limit_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class CandidateEvidence:
     """What the estimators say of one candidate against the champion.
 
@@ -119,7 +125,8 @@ class Growth:
     within: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Health:
     """Whether the data can be trusted: signals hold a rollout, they never roll back.
 
@@ -135,7 +142,8 @@ class Health:
     log_dropped: float
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Signals:
     """Whether the data can be trusted: signals hold a rollout, they never roll back.
 
@@ -144,6 +152,7 @@ class Signals:
     rewards       closed exposures of the rollout to which a reward was joined
     join_fall     (now, before): shares of outcomes with a reward, where it fell too far; else None
     silent_s      seconds since a request was answered; what is too many stands in stale_after_s
+    unreported    a partition that has told nothing for too long, and the seconds; else None
     """
 
     log_exposures: float
@@ -153,6 +162,7 @@ class Signals:
     join_fall: tuple[float, float] | None = None
     silent_s: float = 0.0
     stale_after_s: float = float("inf")
+    unreported: tuple[int, float] | None = None
 
     @property
     def log_lost(self) -> float:

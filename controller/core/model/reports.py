@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from controller.core.model.evidence import Lift
 from controller.core.model.words import Json, Phase, Role, Verdict
+from controller.core.model.worries import HealthKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,24 @@ class ArmReport:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierArms:
+    """Arms that are not shown by themselves: how many, and the sums of their totals."""
+
+    arms: int = 0
+    exposures: int = 0
+    outcomes: int = 0
+    rewards: int = 0
+    errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Where a model stands, for people: contract 4.4, `/v1/models/{model}/arms`.
 
     candidate  the first of `candidates`: those that are in the rollout now
     segments   splits of their own by header value, basis points, where the policy has segments
+    dropped    how many of the `rejected` are not kept any more, by reason
+    earlier    arms that are over since long and not among `arms`; None: there are none
     """
 
     model: str
@@ -58,5 +72,7 @@ class Report:
     arms: tuple[ArmReport, ...]
     lift: dict[str, Lift]
     segments: dict[str, dict[str, int]]
-    health: dict[str, Json]
+    health: dict[HealthKey, Json]
     rejected: dict[str, int]
+    dropped: dict[str, int] = field(default_factory=dict)
+    earlier: EarlierArms | None = None

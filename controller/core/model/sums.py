@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from controller.core.model.values import quick
 from controller.core.model.words import Bool, Float, Int, Key
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Outcomes:
     """Exposures that were closed, in exposure order; all arrays (n,).
 
@@ -41,7 +43,8 @@ class Outcomes:
     scored: Bool
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Cells:
     """Counts of one micro-batch that are alike in everything the e-processes look at.
 
@@ -83,7 +86,8 @@ class Sample:
     value: Float
 
 
-@dataclass(frozen=True, slots=True)
+@quick
+@dataclass(frozen=True)
 class Flow:
     """What became of analysed units in one micro-batch: entries, first rewards, ends.
 

@@ -97,6 +97,9 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "out_of_range"
     MALFORMED = "malformed"
     UNKNOWN_NAME = "unknown_name"
+    REPEATED = "repeated"
+    UNKNOWN_ARM = "unknown_arm"
+    TOO_MANY_VERSIONS = "too_many_versions"
 
 
 def key(text: str) -> int:

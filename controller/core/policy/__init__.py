@@ -58,6 +58,7 @@ from controller.core.policy.quantities import (
     Share,
 )
 from controller.core.policy.rewards import Guardrail, Reward
+from controller.core.policy.sources import KafkaSource, Map, RedisSource, Source
 from controller.core.policy.stages import Ab, Canary, Segments, Shadow, Stage, Thompson
 from controller.core.policy.unsupported import UNSUPPORTED, Unsupported, refused
 from controller.errors import PolicyError, Problem
@@ -81,7 +82,9 @@ __all__ = [
     "GatewayTarget",
     "Guardrail",
     "KServeTarget",
+    "KafkaSource",
     "KubernetesTarget",
+    "Map",
     "Metadata",
     "Name",
     "Notification",
@@ -90,11 +93,13 @@ __all__ = [
     "Pace",
     "Policy",
     "PositiveDuration",
+    "RedisSource",
     "Reward",
     "Route",
     "Segments",
     "Shadow",
     "Share",
+    "Source",
     "Spec",
     "Stage",
     "Thompson",
@@ -149,11 +154,16 @@ def digest(policy: Policy) -> str:
     """SHA-256, in hexadecimal, of what the policy means.
 
     Layout, the order of fields, the way in which a value is written, a default that is spelt out
-    and Kubernetes' own metadata do not count.
+    and Kubernetes' own metadata do not count. Nor do fields that came later, at their default: a
+    policy keeps the digest that decisions were written down with.
     """
     meaning = policy.model_dump(
         mode="json", exclude={"metadata": {"namespace", "labels", "annotations"}}
     )
+    if not policy.spec.sources:
+        del meaning["spec"]["sources"]  # policies that were decided by before there were any
+    if meaning["spec"]["partitions"] == 1:
+        del meaning["spec"]["partitions"]
     canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return sha256(canonical.encode("ascii")).hexdigest()
 

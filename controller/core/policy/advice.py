@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from controller.core.policy.manifest import Policy
+from controller.core.policy.paths import is_path
 from controller.core.policy.rewards import Guardrail, Reward
 from controller.core.policy.stages import Ab, Canary, Thompson
 
@@ -257,6 +258,40 @@ def _unproven(policy: Policy) -> Iterator[Advice]:
         )
 
 
+def _sources(policy: Policy) -> Iterator[Advice]:
+    events = {reward.event for reward in policy.all_rewards}
+    for index, source in enumerate(policy.spec.sources):
+        given = source.records.map
+        path = f"spec.sources[{index}].{source.kind}.map"
+        if given is None:
+            continue
+        if given.type == "exposure":
+            if given.epoch is None and given.propensity is None:
+                yield Advice(
+                    path,
+                    "neither epoch nor propensity says with which probability an arm was chosen: "
+                    "such exposures tell nothing of a candidate",
+                )
+            continue
+        yield from _unheard(f"{path}.name", str(given.name), events)
+        if policy.spec.reward.join == "request_id" and given.request_id is None:
+            yield Advice(
+                path,
+                "rewards are joined by request_id, but these name a unit only: none can be joined "
+                "(spec.reward.join: unit)",
+            )
+
+
+def _unheard(path: str, name: str, events: set[str]) -> Iterator[Advice]:
+    if is_path(name) or name in events:
+        return
+    yield Advice(
+        path,
+        f"every record is named {name}, which is no event of this policy "
+        f"({', '.join(sorted(events))}), so none counts; a path begins with $",
+    )
+
+
 def _deploy(policy: Policy) -> Iterator[Advice]:
     deploy = policy.spec.deploy
     if deploy is None:
@@ -289,5 +324,6 @@ _CHECKS: Final[tuple[Callable[[Policy], Iterator[Advice]], ...]] = (
     _guardrails,
     _stages,
     _unproven,
+    _sources,
     _deploy,
 )

@@ -166,14 +166,20 @@ def _description(node: Node, target: Node) -> str:
 
 
 def _polymorphic(target: Node) -> Node:
-    """Text with a pattern, or a number with bounds: each bound binds its own type only."""
-    text, number = target["anyOf"]
-    if (text["type"], number["type"]) != ("string", "number"):
+    """Text with a pattern, or a number with bounds: each bound binds its own type only.
+
+    What may be of still more types is `parse`'s to judge.
+    """
+    kinds = [option["type"] for option in target["anyOf"]]
+    if kinds == ["string", "number", "boolean", "array"]:
+        return {"x-kubernetes-preserve-unknown-fields": True, "nullable": True}
+    if kinds != ["string", "number"]:
         raise InvariantError(f"no structural schema for {target}")
+    text, number = target["anyOf"]
     found = {
         "x-kubernetes-preserve-unknown-fields": True,
         "pattern": text["pattern"],
-        "maxLength": _LONGEST_SHARE,
+        "maxLength": text.get("maxLength", _LONGEST_SHARE),
         "minimum": number["minimum"],
         "maximum": number["maximum"],
         "not": {"enum": [True, False]},

@@ -14,6 +14,8 @@ def _one_of(*names: str) -> str:
     return f"[{', '.join(f'has(self.{n})' for n in names)}].filter(x, x).size() == 1"
 
 
+_OF_REWARD: Final = "(!has(self.type) || self.type == 'reward')"
+
 RULES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "Unit": ((_one_of("header", "cookie"), "exactly one of header and cookie"),),
     "Stage": (
@@ -53,6 +55,37 @@ RULES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
             "a range that begins at 0, such as [0, 1], with kind binary",
         ),
     ),
+    "Map": (
+        (
+            f"{_OF_REWARD} ? has(self.request_id) || has(self.unit) : true",
+            "a request_id or a unit with type reward",
+        ),
+        (
+            f"{_OF_REWARD} ? true : has(self.request_id)",
+            "a request_id with type exposure",
+        ),
+        (
+            f"{_OF_REWARD} == has(self.name)",
+            "a name and a value with type reward, and with no other",
+        ),
+        (f"{_OF_REWARD} != has(self.arm)", "an arm with type exposure, and with no other"),
+        (f"{_OF_REWARD} || !has(self.id)", "an id with type reward only"),
+        (
+            (
+                f"!{_OF_REWARD} || !(has(self.status) || has(self.latency_ms) || has(self.epoch)"
+                " || has(self.propensity) || has(self.segment))"
+            ),
+            "status, latency_ms, epoch, propensity and segment with type exposure only",
+        ),
+        (
+            "has(self.time) || !has(self.time_unit) || self.time_unit == 's'",
+            "a time beside time_unit",
+        ),
+    ),
+    "RedisSource": (
+        ("has(self.map) || has(self.field)", "a map, or the field that has an event as JSON"),
+    ),
+    "Source": ((_one_of("kafka", "redis"), "exactly one of kafka and redis"),),
     "Deploy": (
         (_one_of("kubernetes", "kserve"), "exactly one of kubernetes and kserve"),
         (
@@ -83,7 +116,8 @@ RULES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ),
     ),
 }
-"""By the name of the object: CEL, and what is expected where it is not so."""
+"""By the name of the object: CEL, and what is expected where it is not so. CEL does not see `value`
+of a map, which may be a number."""
 
 RISING_PAIR: Final = (
     "size(self) != 2 || self[0] < self[1]",

@@ -33,10 +33,12 @@ from controller.core.policy.quantities import (
     WebAddress,
 )
 from controller.core.policy.rewards import Guardrail, Reward
+from controller.core.policy.sources import Source
 from controller.core.policy.stages import Stage
 
 API_VERSION: Final = "understudy.dev/v1alpha1"
 KIND: Final = "RolloutPolicy"
+MOST_PARTITIONS: Final = 64
 
 
 def _at_most(n: int, things: str) -> Any:
@@ -167,10 +169,23 @@ class Spec(Object):
     """Conditions apart from the evidence of the stages."""
     health: DataHealth = written({})
     """When the data are not to be trusted."""
+    sources: Annotated[tuple[Source, ...], _at_most(20, "sources")] = ()
+    """Topics of yours from which events are read, beside those that are posted."""
     deploy: Deploy | None = None
     """Where the model's versions run; without it they are processes that somebody else runs."""
     notify: Annotated[tuple[Notification, ...], _at_most(20, "webhooks")] = ()
     """Who is told of phases."""
+    partitions: Annotated[
+        int,
+        Field(
+            strict=True,
+            ge=1,
+            le=MOST_PARTITIONS,
+            title=f"a whole number from 1 to {MOST_PARTITIONS}",
+        ),
+    ] = 1
+    """Over how many logs the model's events are split, each joined by one worker; 1: they stand in
+    the model's own log, and the controller joins them itself."""
 
     @field_validator("guardrails")
     @classmethod
@@ -217,6 +232,30 @@ class Spec(Object):
             faults = [broken(text, getattr(deploy, field), field) for field, text in found]
             raise ValidationError.from_exception_data("deploy", faults)
         return deploy
+
+    @field_validator("partitions")
+    @classmethod
+    def _mergeable(cls, partitions: int, info: ValidationInfo) -> int:
+        if partitions > 1 and (expected := _unmergeable(info.data)) is not None:
+            fault = broken(f"1, or {expected}", partitions)
+            raise ValidationError.from_exception_data("partitions", [fault])
+        return partitions
+
+
+def _unmergeable(spec: Mapping[str, Any]) -> str | None:
+    """What a policy would have to say so that sums of partitions can be added up, if it does not.
+
+    Fields that are faulty themselves are not there.
+    """
+    route, reward = spec.get("route"), spec.get("reward")
+    if route is not None and route.unit is not None:
+        return (
+            "no spec.route.unit: a unit is judged once, by one who sees all its requests, and a "
+            "partition sees some"
+        )
+    if reward is not None and reward.join == "unit":
+        return "request_id in spec.reward.join: an event is where its request id says"
+    return None
 
 
 class Metadata(Object):

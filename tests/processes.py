@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
@@ -15,25 +16,41 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_BELOW_EPHEMERAL = (20_000, 32_000)
-"""Where the kernel takes no port for an outgoing connection: a server that is stopped and started
-again finds its port still free, though its clients have been knocking all the while."""
+_FIRST, _PER_PROCESS, _BLOCKS = 10_300, 250, 38
+"""Below 19 800: the kernel takes none of these ports for an outgoing connection (a server that is
+stopped and started again finds its port still free, though its clients have been knocking all the
+while), and `serve` seeks ports for its Envoys from 20 000 on."""
 
-_tried: Iterator[int] = itertools.count(os.getpid() * 37)
+
+@functools.cache
+def _own_ports() -> tuple[Iterator[int], socket.socket]:
+    """The ports of one block, round and round, which no other process of the tests has.
+
+    Between the choice of a port and its binding a neighbour could choose it too. The name of the
+    socket reserves the block: the kernel gives it to one process, and takes it back at its end.
+    """
+    for block in range(_BLOCKS):
+        mark = socket.socket(socket.AF_UNIX)
+        try:
+            mark.bind(f"\0understudy-tests-ports-{block}")
+        except OSError:
+            mark.close()
+            continue
+        first = _FIRST + block * _PER_PROCESS
+        return itertools.cycle(range(first, first + _PER_PROCESS)), mark
+    raise AssertionError(f"{_BLOCKS} processes of the tests have taken all ports")
 
 
-def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody listens on."""
-    low, high = _BELOW_EPHEMERAL
-    for number in _tried:
-        port = low + number % (high - low)
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on, and that nobody else is about to."""
+    for port in itertools.islice(_own_ports()[0], _PER_PROCESS):
         with socket.socket() as probe:
             try:
-                probe.bind((address, port))
+                probe.bind((host, port))
             except OSError:
                 continue
             return port
-    raise AssertionError
+    raise AssertionError("every port of this process is taken")
 
 
 def until(what: str, is_so: Callable[[], T], timeout_s: float = 30, every_s: float = 0.05) -> T:

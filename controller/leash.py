@@ -1,12 +1,12 @@
-"""A child on a leash: `python -m controller.demo.leash PARENT_PID PROGRAM ARGUMENT...`.
+"""A child on a leash: `python -m controller.leash PARENT_PID PROGRAM ARGUMENT...`.
 
-Sets the kernel's parent-death signal to SIGTERM and becomes the program, so a demo that is killed
-(even with SIGKILL) leaves no process behind. The setting survives `exec`, so one way works for
-every program, the controller included, and none of them has to know.
+Sets the kernel's parent-death signal to SIGTERM and becomes the program, so a demo or a controller
+that is killed (even with SIGKILL) leaves no process behind. The setting survives `exec`, so one way
+works for every program, the controller included, and none of them has to know.
 
 Rejected: `preexec_fn`, which may deadlock in a process with threads; a pipe that the child watches,
 which only our own programs would do. Where the kernel has no such signal (it is Linux' own) the
-demo ends its children itself, which covers everything but SIGKILL.
+parent ends its children itself, which covers everything but SIGKILL.
 
 This module imports next to nothing because it stands before every child's start.
 """
