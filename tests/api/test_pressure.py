@@ -23,6 +23,7 @@ from controller.stream.intake import MAX_EVENTS
 from tests.api.conftest import Served, serving
 from tests.api.test_events import ONE
 from tests.processes import until
+from tests.service.floods import is_closed
 
 POST = b"POST /v1/events HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 
@@ -178,7 +179,7 @@ def test_one_connection_too_many_takes_the_place_of_the_longest_idle(alone: Serv
         until("the door is full", lambda: len(door.open) == door.limit)
         answer = httpx.get(f"{alone.url}/healthz")
         assert answer.status_code == 200
-        closed = [each for each in lines if _is_ended(each)]
+        closed = [each for each in lines if is_closed(each)]
         assert closed == lines[:1]
 
 
@@ -202,7 +203,7 @@ def test_a_connection_without_a_request_is_closed_and_one_that_asks_is_not(alone
     door = door_of(alone)
     door.head_s = 0.3
     with line(alone) as silent, line(alone, b"GET /healthz HT") as half:
-        until("both are cut off", lambda: _is_ended(silent) and _is_ended(half))
+        until("both are cut off", lambda: is_closed(silent) and is_closed(half))
     ask = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
     with line(alone, ask) as asking:
         for _ in range(4):
@@ -211,7 +212,7 @@ def test_a_connection_without_a_request_is_closed_and_one_that_asks_is_not(alone
             asking.sendall(ask)
     with line(alone, b"GET /v1/stream HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n") as stream:
         time.sleep(0.6)
-        assert not _is_ended(stream)
+        assert not is_closed(stream)
 
 
 def test_heads_are_bounded(alone: Served) -> None:
@@ -227,14 +228,15 @@ def test_heads_are_bounded(alone: Served) -> None:
 def test_an_answer_is_not_held_back_for_an_ack(alone: Served) -> None:
     ask = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
     with line(alone) as asking:
-        took = []
-        for _ in range(20):
+
+        def took() -> float:
             began = time.perf_counter()
             asking.sendall(ask)
             _read(asking)
-            took.append(time.perf_counter() - began)
-    # With Nagle's algorithm, each would take 40 ms.
-    assert sorted(took)[5] < 0.03
+            return time.perf_counter() - began
+
+        # With Nagle's algorithm, each would take 40 ms; on a busy machine some do without it.
+        until("a quarter is quick", lambda: sorted(took() for _ in range(20))[5] < 0.03, 20)
 
 
 def _read(asking: socket.socket) -> None:
@@ -244,18 +246,6 @@ def _read(asking: socket.socket) -> None:
         part = asking.recv(10_000)
         assert part, "the connection was closed"
         got += part
-
-
-def _is_ended(opened: socket.socket) -> bool:
-    opened.setblocking(False)
-    try:
-        while opened.recv(10_000):
-            pass
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 # --- the ledger's readers ---------------------------------------------------------------------

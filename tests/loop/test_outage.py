@@ -17,7 +17,7 @@ from controller.loop.fold import Fold, PolicySource, Turned
 from controller.loop.outage import GAP_S, LONGEST_S, QUIET_S, WAIT_S, Outage
 from controller.loop.wheel import Wheel
 from controller.stream import open_stream
-from tests.loop.test_recovery import DOCUMENT
+from tests.loop.home import DOCUMENT
 
 
 def test_time_goes_on_as_ever_while_there_is_no_outage() -> None:

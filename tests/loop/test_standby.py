@@ -23,19 +23,8 @@ from controller.loop.wheel import Wheel
 from controller.stream import open_stream
 from controller.stream.codec import intake
 from tests.core.logs import Log, Traffic, drive
+from tests.loop.home import DOCUMENT
 
-DOCUMENT = """
-apiVersion: understudy.dev/v1alpha1
-kind: RolloutPolicy
-metadata: {name: m}
-spec:
-  route: {prefix: /m/}
-  champion: {version: v1}
-  reward: {event: click, window: 10s, grace: 5s}
-  gates: {cooldown: 0s}
-  stages:
-    - canary: {steps: [10%, 50%], min_duration: 10s, min_outcomes: 20, margin: 5%, budget: 100%}
-"""
 OTHER = DOCUMENT.replace("name: m", "name: n").replace("/m/", "/n/")
 STOPPED = 1_000.0
 

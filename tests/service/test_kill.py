@@ -31,6 +31,20 @@ def counted(serve: Serve) -> Counter[str]:
     return Counter({arm["arm"]: arm["exposures"] for arm in serve.arms()["arms"]})
 
 
+def assert_exact(serve: Serve, users: Users) -> None:
+    """Each answer and each reward that was acknowledged counts once, and the ledger verifies."""
+    assert users.lost == []
+    seen = Counter(arm for _, arm, _ in users.answers)
+    until("all exposures are in the log", lambda: counted(serve).total() >= seen.total(), 20)
+    time.sleep(1.5)  # what would be counted twice now has its chance to
+    assert counted(serve) == seen == logged(serve)
+    report = serve.arms()
+    assert {k: v for k, v in report["rejected"].items() if v and k != "duplicate"} == {}
+    assert sum(arm["rewards"] for arm in report["arms"]) == len(users.acknowledged)
+    verified = serve.cli("ledger", "m", "--verify")
+    assert verified.code == 0, verified.out
+
+
 def is_at_work(serve: Serve) -> bool:
     """Whether serve has taken the control plane's address: it is past its imports."""
     with socket.socket() as probe:
@@ -55,18 +69,8 @@ def test_twenty_sigkills_lose_and_double_nothing(
             serve.spawn()
         serve.kill()
         serve.start()
-    assert users.lost == []
     assert serve.envoy_pid == envoy
     assert {status for _, _, status in users.answers} == {200}
-    seen = Counter(arm for _, arm, _ in users.answers)
-    assert set(seen) == {"v1", "v2"}
-    until("all exposures are in the log", lambda: counted(serve).total() >= seen.total(), 10)
-    time.sleep(1.5)  # what would be counted twice now has its chance to
-    assert counted(serve) == seen == logged(serve)
-    report = serve.arms()
-    joined = sum(arm["rewards"] for arm in report["arms"])
-    rejected = {k: v for k, v in report["rejected"].items() if v and k != "duplicate"}
-    assert rejected == {}
-    assert joined == len(users.acknowledged) > 1000
-    verified = serve.cli("ledger", "m", "--verify")
-    assert verified.code == 0, verified.out
+    assert {arm for _, arm, _ in users.answers} == {"v1", "v2"}
+    assert len(users.acknowledged) > 1000
+    assert_exact(serve, users)
