@@ -73,6 +73,18 @@ def test_early_reward_is_joined_within_the_grace_and_late_beyond_it():
     assert reasons == {9: "late"}
 
 
+def test_a_reward_that_precedes_its_exposure_counts_once_until_that_is_closed():
+    joiner = Joiner(replace(RULE, aggregate="sum", high=5.0))
+    early = [reward(10, 7, request=1), exposure(20, 1, offset=1)]
+    rows, reasons = step(joiner, early, 20.0, [], {})
+    rows, reasons = step(joiner, [], 51.0, rows, reasons)
+    again = [reward(10, 7, request=1, offset=2)]
+    rows, reasons = step(joiner, again, 59.9, rows, reasons)
+    rows, reasons = step(joiner, [], 60.0, rows, reasons)
+    assert rows == [(20.0, 0, 0, 1.0, True, True, 1.0)]
+    assert reasons == {2: "duplicate"}
+
+
 def test_duplicate_exposure_and_duplicate_reward_count_once():
     rule = replace(RULE, aggregate="sum", high=5.0)
     events = [exposure(1, 1), exposure(2, 1, arm=1, offset=1)]

@@ -190,8 +190,12 @@ def _retire(table: Table, rows: Int, roots: Int) -> None:
 
 
 def _forget(table: Table, rule: JoinRule) -> None:
-    """Free the rows of exposures and ids that nothing which is in time can refer to."""
-    ids = table.id_calendar.due(rule.window_s + rule.grace_s, table.clock, table.ids.time)
+    """Free the rows of exposures and ids that nothing which is in time can refer to.
+
+    A reward may precede its exposure by the grace, and that is closed a window and a grace later:
+    until then the same reward once more must be known as such.
+    """
+    ids = table.id_calendar.due(rule.window_s + 2.0 * rule.grace_s, table.clock, table.ids.time)
     if ids.size:
         table.by_id.remove(ids, table.ids.id)
         table.ids.give_back(ids)
