@@ -9,6 +9,7 @@ that are quick. While one of them is silent nothing is taken in, and soon the ro
     taken      which events count: each partition's log is told without gap and without repeats
     released   the ticks that all have told
     laid_out   over how many logs events are split from now on
+    borne      by which increase partitions count latencies
 
 Invariant, per partition: the stretches that were taken are [0, e1), [e1, e2), … [e(n-1), end). An
 event counts if and only if it begins where the last one ended, so a worker that was thought dead, a
@@ -69,6 +70,16 @@ def laid_out(state: State, count: int) -> State:
 def wanted(policy: Policy, state: State) -> int:
     """Over how many logs the model's events are to be split from the next tick on."""
     return policy.spec.partitions if state.phase in RESTING else state.partitions.count
+
+
+def borne(state: State) -> float | None:
+    """The increase of latency that the rollout tolerates, whatever the policy says by now.
+
+    None: no rollout is on, or it began without a guardrail on latency.
+    """
+    if state.rollout is None or state.spec is None or state.spec.latency is None:
+        return None
+    return state.spec.latency[1]
 
 
 # --- what counts ------------------------------------------------------------------------------
