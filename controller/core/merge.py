@@ -186,14 +186,15 @@ def _released(policy: Policy, state: State) -> State:
 def _retired(state: State) -> State:
     """Nobody waits for partitions that get nothing any more, once they have nothing open.
 
-    A while after the change: who writes events may know of it a little later.
+    A while after the change: who writes events may know of it a little later. A partition must have
+    told that while: what nobody has folded may hold events.
     """
     known = state.partitions
     first = known.count if known.count > 1 else 0
-    if state.clock < known.changed + KNOWN_S:
-        return state
-    done = [n for n in known.open if n >= first and known.standing[n].open == 0]
+    since = known.changed + KNOWN_S
+    old = ((n, known.standing[n]) for n in known.open if n >= first)
+    done = [(n, standing) for n, standing in old if standing.clock >= since and not standing.open]
     if not done:
         return state
-    closed = {n: replace(known.standing[n], is_open=False) for n in done}
+    closed = {n: replace(standing, is_open=False) for n, standing in done}
     return evolve(state, partitions=replace(known, standing=known.standing | closed))
