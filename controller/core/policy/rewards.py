@@ -18,7 +18,6 @@ from controller.core.policy.quantities import (
     Text,
 )
 
-
 MOST: Final = 1e100
 """The greatest value of a reward: sums of squares of greater ones are no numbers any more."""
 
