@@ -260,7 +260,7 @@ class Oracle:
             "first": values[0],
             "last": values[-1],
             "max": max(values),
-            "sum": min(total, self.rule.high),
+            "sum": max(self.rule.low, min(total, self.rule.high)),
             "mean": total / len(values),
         }[self.rule.aggregate]
 

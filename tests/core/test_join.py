@@ -73,6 +73,16 @@ def test_early_reward_is_joined_within_the_grace_and_late_beyond_it():
     assert reasons == {9: "late"}
 
 
+@pytest.mark.parametrize(("each", "total"), [(3.0, 5.0), (-3.0, -4.0), (1.0, 2.0)])
+def test_a_sum_is_capped_at_both_ends_of_the_range(each, total):
+    rule = replace(RULE, aggregate="sum", low=-4.0, high=5.0)
+    events = [exposure(0, 1)]
+    events += [reward(i, i, request=1, value=each, offset=i) for i in (1, 2)]
+    rows, reasons = run(events, rule, clocks=[0, 60])
+    assert (rows[0][3], rows[0][6]) == (total, total)
+    assert reasons == {}
+
+
 def test_a_reward_that_precedes_its_exposure_counts_once_until_that_is_closed():
     joiner = Joiner(replace(RULE, aggregate="sum", high=5.0))
     early = [reward(10, 7, request=1), exposure(20, 1, offset=1)]
