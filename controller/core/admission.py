@@ -34,26 +34,21 @@ from controller.core.state import State, evolve, with_arms
 
 
 def learn_versions(state: State, events: Sequence[VersionEvent]) -> tuple[State, list[Rejected]]:
-    """Versions were registered; gives those for which there was no room."""
+    """Versions were registered; gives those for which, or for whose units, there was no room."""
     if not events:
         return state, []
     state, refused = arms.with_room(state, {event.version for event in events}), []
     for event in events:
         if event.version in state.versions or len(state.versions) < MOST_VERSIONS:
             state = _learnt(state, event)
+            refused += _learnt_of_units(state, event)
         else:
             refused.append(Rejected(event.offset, Reason.TOO_MANY_VERSIONS, event.version))
     return state, refused
 
 
 def _learnt(state: State, event: VersionEvent) -> State:
-    """A version was registered: remember it; a new candidate joins the end of the queue.
-
-    What it says of units is known before its rollout begins.
-    """
-    if event.covariates:
-        units = np.array([key(unit) for unit in event.covariates], np.uint64)
-        state.covariates.learn(units, np.array(list(event.covariates.values())))
+    """A version was registered: remember it; a new candidate joins the end of the queue."""
     known = state.versions.get(event.version, Version(event.version))
     version = Version(
         name=event.version,
@@ -68,6 +63,17 @@ def _learnt(state: State, event: VersionEvent) -> State:
     if event.role is not Role.CANDIDATE or not is_new(state, event.version):
         return state
     return replace(state, queue=(*state.queue, event.version))
+
+
+def _learnt_of_units(state: State, event: VersionEvent) -> list[Rejected]:
+    """What a version says of units is known before its rollout begins; gives what was too much."""
+    if not event.covariates:
+        return []
+    units = np.array([key(unit) for unit in event.covariates], np.uint64)
+    beyond = state.covariates.learn(units, np.array(list(event.covariates.values())))
+    n = np.count_nonzero(beyond)
+    detail = f"{n} of the {len(units)} units of {event.version}"
+    return [Rejected(event.offset, Reason.TOO_MANY_UNITS, detail)] if n else []
 
 
 def is_new(state: State, version: str) -> bool:

@@ -9,6 +9,7 @@ that are quick. While one of them is silent nothing is taken in, and soon the ro
     taken      which events count: each partition's log is told without gap and without repeats
     released   the ticks that all have told
     laid_out   over how many logs events are split from now on
+    borne      by which increase partitions count latencies
 
 Invariant, per partition: the stretches that were taken are [0, e1), [e1, e2), … [e(n-1), end). An
 event counts if and only if it begins where the last one ended, so a worker that was thought dead, a
@@ -69,6 +70,16 @@ def laid_out(state: State, count: int) -> State:
 def wanted(policy: Policy, state: State) -> int:
     """Over how many logs the model's events are to be split from the next tick on."""
     return policy.spec.partitions if state.phase in RESTING else state.partitions.count
+
+
+def borne(state: State) -> float | None:
+    """The increase of latency that the rollout tolerates, whatever the policy says by now.
+
+    None: no rollout is on, or it began without a guardrail on latency.
+    """
+    if state.rollout is None or state.spec is None or state.spec.latency is None:
+        return None
+    return state.spec.latency[1]
 
 
 # --- what counts ------------------------------------------------------------------------------
@@ -175,14 +186,15 @@ def _released(policy: Policy, state: State) -> State:
 def _retired(state: State) -> State:
     """Nobody waits for partitions that get nothing any more, once they have nothing open.
 
-    A while after the change: who writes events may know of it a little later.
+    A while after the change: who writes events may know of it a little later. A partition must have
+    told that while: what nobody has folded may hold events.
     """
     known = state.partitions
     first = known.count if known.count > 1 else 0
-    if state.clock < known.changed + KNOWN_S:
-        return state
-    done = [n for n in known.open if n >= first and known.standing[n].open == 0]
+    since = known.changed + KNOWN_S
+    old = ((n, known.standing[n]) for n in known.open if n >= first)
+    done = [(n, standing) for n, standing in old if standing.clock >= since and not standing.open]
     if not done:
         return state
-    closed = {n: replace(known.standing[n], is_open=False) for n in done}
+    closed = {n: replace(standing, is_open=False) for n, standing in done}
     return evolve(state, partitions=replace(known, standing=known.standing | closed))

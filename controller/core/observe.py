@@ -115,7 +115,9 @@ def observe(
     # Only now: what is told of a unit counts from the next micro-batch on, so that it was known
     # before the arm that answers the unit could have a part in it.
     if len(micro.covariates.unit):
-        state.covariates.learn(micro.covariates.unit, micro.covariates.value)
+        beyond = state.covariates.learn(micro.covariates.unit, micro.covariates.value)
+        refused_at = micro.covariates.offset[beyond].tolist()
+        rejected += [Rejected(offset, Reason.TOO_MANY_UNITS) for offset in refused_at]
     return _counted(state, rejected), tuple(rejected)
 
 

@@ -7,6 +7,7 @@ their order, and each may be carried out again.
     Retryable    tried again, ever more rarely
     Conflict     another writer owns the field: reported, tried again now and then, never forced
     Permanent    reported, tried again now and then: somebody may mend it
+    any other    a bug: the same, with its trace in the log
 
 A failing effect does not keep the ones behind it waiting: of those on one arm, a later one of the
 same kind takes the place of an earlier one (to scale to 0 and then to 5 after an outage would kill
@@ -131,7 +132,7 @@ class Actor:
                         kept = why
                         continue
                     self._carry_out(model, standing, pending)
-                except UnderstudyError as exc:
+                except Exception as exc:  # noqa: BLE001 - a bug must not end all effects in silence
                     trouble = self._failed(model, pending, exc)
                     conflict = (pending, trouble) if isinstance(exc, Conflict) else conflict
         except UnderstudyError as exc:
@@ -180,12 +181,14 @@ class Actor:
         self._ledger.effect_done(model, pending.number, pending.ordinal)
         log.info("effect", model=model, done=_named(effect), decision=pending.number)
 
-    def _failed(self, model: str, pending: PendingEffect, exc: UnderstudyError) -> str:
+    def _failed(self, model: str, pending: PendingEffect, exc: Exception) -> str:
         """Note that it was not carried out; why, for people."""
-        sentence = f"{_named(pending.effect)}: {exc}"
+        bug = None if isinstance(exc, UnderstudyError) else exc
+        why = str(exc) if bug is None else f"{type(bug).__name__}: {bug}"
+        sentence = f"{_named(pending.effect)}: {why}"
         self._ledger.effect_failed(model, pending.number, pending.ordinal, sentence)
         if not isinstance(exc, Retryable) and sentence != self.troubles.get(model):
-            log.warning("effect not carried out", model=model, reason=sentence)
+            log.warning("effect not carried out", model=model, reason=sentence, exc_info=bug)
         return sentence
 
     def _say(self, model: str, trouble: str | None, kept: Kept | None) -> None:

@@ -72,6 +72,7 @@ class Drains:
                 return
             if batch.refused:
                 await asyncio.to_thread(self._ledger.reject_each, batch.refused)
+                feed.refused()
             known = [event for event in batch.events if event.model in self._models]
             lines = await asyncio.to_thread(self._layout.lines, known)
             await asyncio.to_thread(self._stream.append, lines, mark=feed.mark(batch))

@@ -149,6 +149,11 @@ class Feed:
             raise self._failure
         return self._waiting
 
+    def refused(self) -> None:
+        """What the batch that `next` gave cannot use is kept, however often the rest is tried."""
+        assert self._waiting is not None
+        self._waiting = msgspec.structs.replace(self._waiting, refused=())
+
     def stored(self) -> None:
         """The batch that `next` gave is in the log."""
         assert self._waiting is not None

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from controller.core.arms import routed
-from controller.core.merge import wanted
+from controller.core.merge import borne, wanted
 from controller.core.partition import log_name, place
 from controller.core.policy import Policy, digest
 from controller.core.state import State
@@ -126,6 +126,7 @@ class Layout:
                     arms=routed(state),
                     epoch=max(state.split.epoch, state.last_epoch),
                     segments=state.segments,
+                    increase=borne(state),
                 )
             ]
             found |= {log_name(model, number): own for number in known.open}

@@ -14,8 +14,8 @@ One turn, in this order:
 
 Sources are drained before the tick, so no exposure that was made before the clock moved is behind
 it. A part of a turn that fails is logged, shown in `status`, and tried again; a model that cannot
-be folded does not hold the others, and the splits at the routers stay. That is the only place in
-Understudy where every exception is caught.
+be folded does not hold the others, and the splits at the routers stay. Beside it only `worker` and
+`actor` catch every exception, for the same reason.
 
 Rejected: a thread per model. Turns are short, and one order for all makes a crash easy to think
 about.

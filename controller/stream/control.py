@@ -79,6 +79,7 @@ def control_event(offset: int, event: ControlLine) -> ControlEvent:
                 arms=event.arms,
                 epoch=event.epoch,
                 segments=event.segments,
+                increase=event.increase,
             )
     assert_never(event)
 
@@ -91,6 +92,7 @@ def tick_line(  # noqa: PLR0913 - the event's own fields, by keyword
     arms: Sequence[str] = (),
     epoch: int = 0,
     segments: Sequence[str] = (),
+    increase: float | None = None,
 ) -> bytes:
     """The line of a tick; `time` in epoch seconds, the rest as in `Tick`."""
     return _line(
@@ -101,6 +103,7 @@ def tick_line(  # noqa: PLR0913 - the event's own fields, by keyword
         arms=list(arms) or None,
         epoch=epoch or None,
         segments=list(segments) or None,
+        increase=increase,
     )
 
 
@@ -202,6 +205,7 @@ def control_line(model: str, event: ControlEvent) -> bytes:
                 arms=event.arms,
                 epoch=event.epoch,
                 segments=event.segments,
+                increase=event.increase,
             )
         case TalliesEvent():
             return tallies_line(model, event)

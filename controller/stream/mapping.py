@@ -329,7 +329,7 @@ class _Clock:
             said = "nothing" if found is None else shown(found)
             raise self._fault(said, "an RFC 3339 time, or a number")
         if not 0 <= number < 1e11 * self._per_s:
-            raise self._fault(f"{number:.0f}", f"{self._unit} since 1970 (see time_unit)")
+            raise self._fault(shown(int(number)), f"{self._unit} since 1970 (see time_unit)")
         return number / self._per_s
 
     def _fault(self, found: str, expected: str) -> EventError:

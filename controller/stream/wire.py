@@ -170,6 +170,7 @@ class TickLine(Struct, tag="tick", frozen=True, gc=False):
     arms: tuple[_Name, ...] = ()
     epoch: Annotated[int, Meta(ge=0, le=2**53)] = 0
     segments: tuple[_Segment, ...] = ()
+    increase: Annotated[float, Meta(ge=0)] | None = None
     model: ClassVar[None] = None
 
 

@@ -260,7 +260,7 @@ class Oracle:
             "first": values[0],
             "last": values[-1],
             "max": max(values),
-            "sum": min(total, self.rule.high),
+            "sum": max(self.rule.low, min(total, self.rule.high)),
             "mean": total / len(values),
         }[self.rule.aggregate]
 
@@ -269,5 +269,5 @@ class Oracle:
             if e.closed_at is not None and e.closed_at + self.rule.grace_s <= self.clock:
                 del self.known[e.request]
         for key, time in list(self.ids.items()):
-            if time + (self.rule.window_s + self.rule.grace_s) <= self.clock:
+            if time + (self.rule.window_s + 2.0 * self.rule.grace_s) <= self.clock:
                 del self.ids[key]

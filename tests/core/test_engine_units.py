@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from controller.core.model import SetSplit, Verdict
+from controller.core.model import KeepRejected, Reason, SetSplit, Verdict, key
 from controller.core.report import evidence_summary, report
 from controller.core.split import assign
 from tests.core.logs import CANARY, MODEL, Log, fold, policy, run
@@ -137,6 +137,28 @@ def test_what_is_told_of_a_user_after_it_came_changes_nothing():
     bins = rows.bin[told.state.joins[0].by_request.rows()]
     # u5 lies in the lowest eighth of what was known; of the new one nothing was.
     assert sorted(bins.tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("cuts", [(), range(1, 40, 3)])
+def test_units_beyond_those_of_which_something_is_known_are_counted_wherever_the_log_is_cut(
+    monkeypatch, cuts
+):
+    monkeypatch.setattr("controller.core.join.covariates.MOST_UNITS", 12)
+    log = Log()
+    for i in range(40):
+        log.add("covariate", 0.5, model=MODEL, unit=f"u{i % 11 if i < 30 else i}", value=float(i))
+    log.tick(1)
+    log.version(2, covariates={"u0": 7.0, "a": 1.0, "b": 2.0})
+    log.tick(3)
+    told = run(policy(CANARY, guardrails=[], **UNIT), log.lines, cuts)
+    # u0 … u10 and u30 are known, u31 … u39 are too many; so are a and b, of one version event.
+    assert len(told.state.covariates) == 12
+    assert told.state.rejected == {Reason.TOO_MANY_UNITS: 10}
+    kept = [r for e in told.effects if isinstance(e, KeepRejected) for r in e.rejected]
+    assert [r.offset for r in kept] == [*range(31, 40), 41]
+    assert kept[-1].detail == "2 of the 3 units of v2"
+    known = told.state.covariates.find(np.array([key("u0"), key("u30"), key("a")], np.uint64))
+    np.testing.assert_array_equal(known, [7.0, 30.0, np.nan])
 
 
 THOMPSON = {

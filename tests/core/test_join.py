@@ -73,6 +73,28 @@ def test_early_reward_is_joined_within_the_grace_and_late_beyond_it():
     assert reasons == {9: "late"}
 
 
+@pytest.mark.parametrize(("each", "total"), [(3.0, 5.0), (-3.0, -4.0), (1.0, 2.0)])
+def test_a_sum_is_capped_at_both_ends_of_the_range(each, total):
+    rule = replace(RULE, aggregate="sum", low=-4.0, high=5.0)
+    events = [exposure(0, 1)]
+    events += [reward(i, i, request=1, value=each, offset=i) for i in (1, 2)]
+    rows, reasons = run(events, rule, clocks=[0, 60])
+    assert (rows[0][3], rows[0][6]) == (total, total)
+    assert reasons == {}
+
+
+def test_a_reward_that_precedes_its_exposure_counts_once_until_that_is_closed():
+    joiner = Joiner(replace(RULE, aggregate="sum", high=5.0))
+    early = [reward(10, 7, request=1), exposure(20, 1, offset=1)]
+    rows, reasons = step(joiner, early, 20.0, [], {})
+    rows, reasons = step(joiner, [], 51.0, rows, reasons)
+    again = [reward(10, 7, request=1, offset=2)]
+    rows, reasons = step(joiner, again, 59.9, rows, reasons)
+    rows, reasons = step(joiner, [], 60.0, rows, reasons)
+    assert rows == [(20.0, 0, 0, 1.0, True, True, 1.0)]
+    assert reasons == {2: "duplicate"}
+
+
 def test_duplicate_exposure_and_duplicate_reward_count_once():
     rule = replace(RULE, aggregate="sum", high=5.0)
     events = [exposure(1, 1), exposure(2, 1, arm=1, offset=1)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.core.join import CovariateTable
+from controller.core.join import CovariateTable, covariates
 
 
 def keys(values):
@@ -50,3 +51,24 @@ def test_it_agrees_with_a_dict_and_survives_restarts(batches):
         np.testing.assert_array_equal(table.find(every), expected)
         table = CovariateTable.from_arrays(table.to_arrays())
         np.testing.assert_array_equal(table.find(every), expected)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(calls, st.integers(1, 25))
+def test_of_units_beyond_the_first_so_many_nothing_is_learnt(batches, most):
+    table, truth, every = CovariateTable(), {}, keys(range(31))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(covariates, "MOST_UNITS", most)
+        for batch in batches:
+            units, values = [u for u, _ in batch], np.array([v for _, v in batch], np.float64)
+            beyond = []
+            for unit, value in batch:
+                is_beyond = unit != 0 and unit not in truth and len(truth) >= most
+                beyond.append(is_beyond)
+                if unit != 0 and not is_beyond:
+                    truth[unit] = value
+            assert table.learn(keys(units), values).tolist() == beyond
+            expected = np.array([truth.get(u, np.nan) for u in range(31)])
+            np.testing.assert_array_equal(table.find(every), expected)
+            table = CovariateTable.from_arrays(table.to_arrays())
+            assert len(table) == len(truth) <= most

@@ -13,6 +13,7 @@ import pytest
 
 from controller.core import engine, estimate
 from controller.core.arms import routed
+from controller.core.merge import borne
 from controller.core.model import Tick
 from controller.core.partition import IMAGE, Partition, fold, image, place, revived
 from controller.core.policy import digest
@@ -179,13 +180,18 @@ class Shards:
         self.folded = [Partition(MODEL, number) for number in range(count)]
         self.rng = np.random.default_rng(seed)
 
-    def tell(self, events, now, state):
+    def edit(self, rules):
+        self.rules = rules
+        self.known[digest(rules)] = rules
+
+    def tell(self, events, now, state, **instead):
         named = {
             "policy": digest(self.rules),
             "arms": routed(state),
             "epoch": max(state.split.epoch, state.last_epoch),
             "segments": state.segments,
-        }
+            "increase": borne(state),
+        } | instead
         told = [e for n in range(self.count) for e in self.one(n, events, now, named)]
         told = [codec.decode(MODEL, 0, [codec.tallies_line(MODEL, e)]).control[0] for e in told]
         order = self.rng.permutation(self.count)  # within a partition a log has an order
@@ -210,11 +216,12 @@ class Shards:
         return told
 
 
-def run(kind, seed, count, ticks=40, *, late=False, since=1):
+def run(kind, seed, count, ticks=40, *, late=False, since=1, edits=()):
     """The leader after `ticks`: with one joiner, or with `count` partitions.
 
     late   each partition tells up to four ticks late, and some of them twice
     since  the tick before which the candidate is announced
+    edits  by tick: another policy from there on
     """
     rules = POLICIES[kind]
     leader, traffic = Leader(rules), Traffic(seed, kind)
@@ -223,6 +230,10 @@ def run(kind, seed, count, ticks=40, *, late=False, since=1):
     kept = []
     for number in range(1, ticks + 1):
         now = number * TICK_S
+        if number in edits:
+            leader.rules = edits[number]
+            if shards is not None:
+                shards.edit(edits[number])
         if number == since:
             leader.announce(now - TICK_S)
         leader.confirm(now - TICK_S)
@@ -376,16 +387,29 @@ def test_latencies_told_for_another_bound_compare_nothing_and_are_learnt():
     for number in range(1, 31):
         if number == 16:
             before = leader.state.estimators.latency
-            leader.rules = shards.rules = edited
-            shards.known[digest(edited)] = edited
+            leader.rules = edited
+            shards.edit(edited)
         leader.confirm(number * TICK_S - TICK_S)
         events = traffic.lines(leader.state.split, number * TICK_S)
-        told = shards.tell(events, number * TICK_S, leader.state)
+        told = shards.tell(events, number * TICK_S, leader.state, increase=None)
         leader.step((), [*told, Tick(0, number * TICK_S)])
     after = leader.state.estimators.latency
     assert before.game.waiting.seen.any()
     assert (after.game.waiting.seen == before.game.waiting.seen).all()
     assert after.past.counts.sum() > 1.5 * before.past.counts.sum()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [[*GUARDS, SLOW[-1] | {"max_increase": "30%"}], GUARDS],
+    ids=["another bound", "no guardrail on latency"],
+)
+def test_after_an_edit_latencies_are_compared_by_the_bound_that_the_rollout_began_with(edit):
+    edits = {16: policy({"canary": PATIENT}, guardrails=edit)}
+    one, many = (run("latency", 1, count, edits=edits) for count in (0, 3))
+    left, right = (leader.state.estimators.latency for leader in (one, many))
+    assert left.game.waiting.seen.any()
+    assert encode(left) == encode(right)
 
 
 def test_a_tick_that_brings_many_rows_is_told_in_parts_and_counts_as_one(monkeypatch):

@@ -83,6 +83,16 @@ def test_reward_is_a_yes_or_no_where_its_range_or_its_kind_says_so(reward, is_bi
             "two numbers [low, high] with low < high, such as [0, 1]",
         ),
         (
+            {"reward": {"event": "e", "range": [0, 1e101]}},
+            "spec.reward.range",
+            "two numbers from -1e+100 to 1e+100",
+        ),
+        (
+            {"reward": {"event": "e", "range": [-1e101, 0]}},
+            "spec.reward.range",
+            "two numbers from -1e+100 to 1e+100",
+        ),
+        (
             {"reward": {"event": "e", "default": 2}},
             "spec.reward.default",
             "a number inside the range",

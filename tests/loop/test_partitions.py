@@ -484,3 +484,22 @@ def test_the_number_of_partitions_changes_when_no_rollout_is_on(house):
     house.turns(1)
     assert house.ledger.leases.holders() == {}
     assert house.report.rejected == {}
+
+
+def test_partitions_that_get_nothing_any_more_are_kept_until_a_worker_has_told_the_rest(house):
+    house.turns(2)
+    house.hire()
+    house.turns(1)
+    house.ask(ids(40))
+    house.turns(30)  # until nothing is open
+    house.ask(ids(40, 100))  # of which no worker tells: none is there
+    text = TEXT.replace("partitions: 3", "partitions: 1")
+    house.backend.wheel.adopt("m", PolicySource(parse(text, "test"), text))
+    for _ in range(70):
+        house.turn(10.0)
+    assert house.state.partitions.count == 1
+    assert house.state.partitions.open == (0, 1, 2)
+    house.turns(3)
+    assert house.count("exposures")["v1"] == 80
+    assert house.state.partitions.open == ()
+    assert house.report.rejected == {}

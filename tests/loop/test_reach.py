@@ -110,8 +110,11 @@ class Pods:
     """A target that does what it is told."""
 
     done: list[Scale | SetRole | PointService] = field(default_factory=list)
+    faults: list[Exception] = field(default_factory=list)
 
     def carry_out(self, order: Order) -> None:
+        if self.faults:
+            raise self.faults.pop()
         self.done.append(order.effect)
 
 
@@ -210,3 +213,19 @@ def test_an_arm_that_is_wanted_again_is_not_scaled_down_afterwards(stage: Stage)
     stage.decide(2, Scale(2, "v2", 3))
     asyncio.run(stage.act(lambda _: not stage.open))
     assert stage.pods.done == [Scale(2, "v2", 3)]
+
+
+def test_a_bug_in_one_effect_is_told_and_tried_again_and_holds_no_other(stage: Stage) -> None:
+    first, second = Scale(1, "v2", 2), Scale(1, "v3", 3)
+    stage.decide(1, first, second)
+    stage.pods.faults = [KeyError("spec")]
+    said: list[str] = []
+
+    def is_over(actor: Actor) -> bool:
+        said.extend(actor.troubles.values())
+        return not (stage.open or actor.troubles)
+
+    actor = asyncio.run(stage.act(is_over))
+    assert set(said) == {"scale v2 to 2: KeyError: 'spec'"}
+    assert stage.pods.done == [second, first]
+    assert actor.troubles == {}

@@ -209,7 +209,7 @@ def test_control_events_stand_in_log_order() -> None:
         CapacityEvent(10, 5.0, "v2", "known", 0, 0),
         CapacityEvent(11, 5.5, "v2", "unknown"),
         CapacityEvent(12, 6.0, "v3", "gone"),
-        Tick(13, 6.5, "abc", 4, ("v1", "v2"), 17),
+        Tick(13, 6.5, "abc", 4, ("v1", "v2"), 17, ("de",), 0.0),
     ]
     lines = [control_line("m", event) for event in events]
     assert decode("m", 3, lines).control == tuple(events)

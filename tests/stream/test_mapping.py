@@ -143,6 +143,9 @@ def test_values_in_the_forms_that_producers_write(written, found):
         ({"ts": "yesterday"}, 'time: found "yesterday"'),
         ({"ts": 1795423625900}, "time: found 1795423625900 at $.ts, expected s since 1970"),
         ({"ts": -1}, "time: found -1"),
+        ({"ts": -1.5}, "time: found -1"),
+        ({"ts": int("9" * 400)}, "time: found 999"),
+        ({"ts": 1e300}, "time: found 1000"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place(other, said):

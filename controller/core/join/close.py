@@ -149,7 +149,7 @@ def _values(table: Table, rule: JoinRule, rows: Int, analysed: Bool) -> tuple[Fl
 def _aggregate(rule: JoinRule, owner: Int, value: Float, count: int) -> Float:
     """One value per exposure from its rewards, which come by owner and in order of time.
 
-    A sum is capped at the upper end of the range: whatever enters the analysis is inside it.
+    A sum is capped at the ends of the range: whatever enters the analysis is inside it.
     """
     result = np.full(count, float(rule.default))
     if not owner.size:
@@ -164,7 +164,7 @@ def _aggregate(rule: JoinRule, owner: Int, value: Float, count: int) -> Float:
         case "max":
             result[who] = np.maximum.reduceat(value, first)
         case "sum":
-            result[who] = np.minimum(_sums(owner, value)[who], rule.high)
+            result[who] = np.clip(_sums(owner, value)[who], rule.low, rule.high)
         case "mean":
             result[who] = (_sums(owner, value) / np.maximum(np.bincount(owner), 1))[who]
     return result
@@ -190,8 +190,12 @@ def _retire(table: Table, rows: Int, roots: Int) -> None:
 
 
 def _forget(table: Table, rule: JoinRule) -> None:
-    """Free the rows of exposures and ids that nothing which is in time can refer to."""
-    ids = table.id_calendar.due(rule.window_s + rule.grace_s, table.clock, table.ids.time)
+    """Free the rows of exposures and ids that nothing which is in time can refer to.
+
+    A reward may precede its exposure by the grace, and that is closed a window and a grace later:
+    until then the same reward once more must be known as such.
+    """
+    ids = table.id_calendar.due(rule.window_s + 2.0 * rule.grace_s, table.clock, table.ids.time)
     if ids.size:
         table.by_id.remove(ids, table.ids.id)
         table.ids.give_back(ids)

@@ -23,7 +23,7 @@ class JoinRule:
     window_s   how long after an exposure a reward still counts for it
     grace_s    by how much events may come out of order, and clocks differ
     default    the value of an exposure without a reward
-    low, high  values outside are rejected; a sum is capped at `high`
+    low, high  values outside are rejected; a sum is capped at both
     by         what joins a reward that names no request
     units      a unit is declared: each enters the analysis once
     """

@@ -142,6 +142,8 @@ class Tick:
     arms        in a partition's log: those to which routers may have sent requests
     epoch       in a partition's log: the last split that exposures may name; 0: it does not say
     segments    in a partition's log: header values that are segments
+    increase    in a partition's log: the increase of latency that the rollout tolerates, whatever
+                the policy says by now; None: as the policy says
     """
 
     offset: int
@@ -151,6 +153,7 @@ class Tick:
     arms: tuple[str, ...] = ()
     epoch: int = 0
     segments: tuple[str, ...] = ()
+    increase: float | None = None
 
 
 ControlEvent: TypeAlias = (

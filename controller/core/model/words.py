@@ -100,6 +100,7 @@ class Reason(StrEnum):
     REPEATED = "repeated"
     UNKNOWN_ARM = "unknown_arm"
     TOO_MANY_VERSIONS = "too_many_versions"
+    TOO_MANY_UNITS = "too_many_units"
 
 
 def key(text: str) -> int:

@@ -119,8 +119,16 @@ def _answered(
     np.maximum.at(latest, group, time)
     rows = replace(rows, time=latest)
     yield rows
-    if (bound := latency_bound(policy)) is not None:
-        yield _timed(rows, group, micro.exposures.latency_ms[accepted], bound[1])
+    if (increase := _increase(policy, micro)) is not None:
+        yield _timed(rows, group, micro.exposures.latency_ms[accepted], increase)
+
+
+def _increase(policy: Policy, micro: MicroBatch) -> float | None:
+    """The increase of latency that is tolerated: the rollout began with it, or it may begin so."""
+    if micro.tick.increase is not None:
+        return micro.tick.increase
+    bound = latency_bound(policy)
+    return None if bound is None else bound[1]
 
 
 def _timed(answered: Tallies, group: Int, ms: Float, increase: float) -> Tallies:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -18,11 +18,16 @@ from controller.core.policy.quantities import (
     Text,
 )
 
+MOST: Final = 1e100
+"""The greatest value of a reward: sums of squares of greater ones are no numbers any more."""
+
 
 def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
     low, high = limits
     if not low < high:
         raise ValueError("two numbers [low, high] with low < high, such as [0, 1]")
+    if low < -MOST or high > MOST:
+        raise ValueError(f"two numbers from -{MOST:g} to {MOST:g}")
     return limits
 
 
