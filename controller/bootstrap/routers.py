@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from controller.core.model import Json
+from controller.errors import Retryable
 from controller.loop.sources import Drained
 from controller.router.access_log import exposure_lines
 from controller.router.envoy import LocalEnvoy
@@ -107,6 +108,6 @@ class AccessLog:
         """Delete files that are wholly in the event log; rotate one that has grown large."""
         self._position = position
         Tail(self._path, position).forget(position)
-        with suppress(OSError):
-            if self._path.stat().st_size > ROTATE_BYTES:
+        with suppress(OSError, Retryable):
+            if not self._path.exists() or self._path.stat().st_size > ROTATE_BYTES:
                 await self._envoy.rotate()

@@ -52,6 +52,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import structlog
 from envoy.service.discovery.v3 import discovery_pb2
 
 from controller.errors import Permanent
@@ -80,6 +81,8 @@ _OPTIONS = (
     # Routers ping as well, more often than gRPC takes for polite.
     ("grpc.http2.max_ping_strikes", 0),
 )
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +249,9 @@ class ControlPlane:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for ended in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(ended, Exception):
+                    log.error("a router is cut off", node=node.id, why=repr(ended))
 
     async def _follow(self, node: Node) -> None:
         """Bring the node to the present snapshot, again whenever that changes."""
@@ -264,6 +269,7 @@ class ControlPlane:
                 except TimeoutError:
                     continue
         finally:
+            node.outbox.put_nowait(None)  # whom nobody follows must connect anew
             self._nodes.remove(node)
             if all(other.id != node.id for other in self._nodes):
                 self._roll.left(node)
