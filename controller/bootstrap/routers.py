@@ -15,7 +15,7 @@ from controller.router.fleet import Fleet
 from controller.router.server import ControlPlane
 from controller.router.snapshot import Parts, RoutedModel, Snapshot, snapshot
 from controller.router.tail import Tail
-from controller.settings import Settings
+from controller.settings import Address, Settings
 from controller.stream import Mark, Stream
 
 ROTATE_BYTES = 64 << 20
@@ -47,7 +47,7 @@ def url_of(envoy: LocalEnvoy | Fleet) -> str | None:
     """Where users' requests come in; None where that is elsewhere."""
     if isinstance(envoy, Fleet):
         return None
-    return f"http://{envoy.listener.host}:{envoy.listener.port}"
+    return f"http://{Address(envoy.listener.host, envoy.listener.port)}"
 
 
 class EnvoyRouter:

@@ -137,16 +137,17 @@ class ControlPlane:
         """
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers((self._handler(),))
+        name = f"[{host}]" if ":" in host else host
         try:
-            bound = server.add_insecure_port(f"{host}:{port}")
+            bound = server.add_insecure_port(f"{name}:{port}")
             if unix_path is not None:
                 server.add_insecure_port(f"unix:{unix_path}")
         except RuntimeError as exc:
-            raise Permanent(f"the xDS address {host}:{port} cannot be bound: {exc}") from exc
+            raise Permanent(f"the xDS address {name}:{port} cannot be bound: {exc}") from exc
         await server.start()
         self._roll.begin()
         self._server = server
-        return f"{host}:{bound}"
+        return f"{name}:{bound}"
 
     async def stop(self) -> None:
         """End every stream; nodes keep the split that they have."""

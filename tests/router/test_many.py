@@ -50,11 +50,15 @@ class Scene:
 
 
 def with_routers(
-    work: Callable[[Scene], Awaitable[None]], *, memory: Path | None = None, forget_s: float = 0.0
+    work: Callable[[Scene], Awaitable[None]],
+    *,
+    memory: Path | None = None,
+    forget_s: float = 0.0,
+    host: str = "127.0.0.1",
 ) -> None:
     async def main() -> None:
         plane = ControlPlane(memory=memory, forget_s=forget_s)
-        address = await plane.start("127.0.0.1", 0)
+        address = await plane.start(host, 0)
         clients = [Client(address, f"r{i:02}").start() for i in range(ROUTERS)]
         scene = Scene(plane, clients, address)
         try:
@@ -218,6 +222,15 @@ def test_after_a_restart_of_the_controller_all_have_the_split_again(
         assert len(scene.plane.connected) == ROUTERS
 
     with_routers(work, memory=memory)
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_routers_come_by_ipv6_too(host: str) -> None:
+    async def work(scene: Scene) -> None:
+        assert scene.address.startswith(f"[{host}]:")
+        assert await scene.publish(built(2)) is not None
+
+    with_routers(work, host=host)
 
 
 # --- who may still route by an older split ------------------------------------------------------
