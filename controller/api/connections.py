@@ -6,6 +6,10 @@ could come in. Here a connection in which no request is under way is closed afte
 where there are more than `limit`, the one that has been idle longest makes room for the new one. If
 none is idle, the new one is answered 503.
 
+A connection that is closed while its client does not read goes on holding its answer, which may be
+megabytes, and its file. So it is cut off after `HEAD_S` more, and a second for each
+`FLUSH_BYTES_PER_S` of it.
+
 h11 takes heads of up to 64 KiB and no more, which is why it is the parser whatever else is
 installed.
 """
@@ -20,6 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 LIMIT: Final = 1_000
 HEAD_S: Final = 10.0
+FLUSH_BYTES_PER_S: Final = 64 << 10
 
 _FULL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
@@ -102,9 +107,12 @@ class Connection(H11Protocol):
         self._door.open.discard(self)
 
     def _end(self) -> None:
-        """Close; what was said of a request will not be answered."""
+        """Close; what was said of a request will not be answered, and what was answered is sent."""
         self._leave()
         self.transport.close()
+        if waiting := self.transport.get_write_buffer_size():
+            wait_s = self._door.head_s + waiting / FLUSH_BYTES_PER_S
+            self.loop.call_later(wait_s, self.transport.abort)
 
     def _take_place(self) -> bool:
         longest = next(iter(self._door.idle), None)

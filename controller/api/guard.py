@@ -103,7 +103,7 @@ def _is_foreign(headers: Headers, host: str) -> bool:
     if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
         return True
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    return origin is not None and _netloc(origin) != host.lower()
 
 
 def _has_body(headers: Headers) -> bool:
@@ -115,8 +115,19 @@ def _is_json(headers: Headers) -> bool:
 
 
 def _name(host: str) -> str:
-    """The host of a `Host` header, without its port, in lower case."""
-    return (urlsplit(f"//{host}").hostname or "").lower()
+    """The host of a `Host` header, without its port, in lower case; empty where it is none."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:  # such as http://[::1
+        return ""
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port of an `Origin` header, in lower case; None where it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _bounded(receive: Receive, held: Reservation) -> Receive:

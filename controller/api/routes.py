@@ -18,6 +18,9 @@ from controller.api.reports import History, ModelReport, Models, Summary, finite
 from controller.api.schemas import Assignment, Assignments, Decisions, Problem
 from controller.core.model import Json, Operation
 
+LARGEST = (1 << 63) - 1
+"""What ledgers can hold as the number of a decision."""
+
 UNSUPPORTED = frozenset({Operation.APPROVE})
 """Operations of the contract that nothing carries out yet."""
 
@@ -94,7 +97,9 @@ async def decisions(  # noqa: PLR0913 - a query's parameters
     model: Known,
     backend: Controller,
     readers: LedgerReaders,
-    after: Annotated[int, Query(ge=0, description="only those with a greater number")] = 0,
+    after: Annotated[
+        int, Query(ge=0, le=LARGEST, description="only those with a greater number")
+    ] = 0,
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
     *,
     newest_first: bool = True,
@@ -114,7 +119,9 @@ async def explain(
     model: Known,
     backend: Controller,
     readers: LedgerReaders,
-    decision: Annotated[int | None, Query(ge=1, description="the present if left out")] = None,
+    decision: Annotated[
+        int | None, Query(ge=1, le=LARGEST, description="the present if left out")
+    ] = None,
 ) -> Explanation | DecisionExplanation:
     """Why it moved, or why it did not: each condition, each guardrail, and plain words."""
     try:

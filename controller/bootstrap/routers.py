@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from controller.core.model import Json
+from controller.errors import Retryable
 from controller.loop.sources import Drained
 from controller.router.access_log import exposure_lines
 from controller.router.envoy import LocalEnvoy
@@ -14,7 +15,7 @@ from controller.router.fleet import Fleet
 from controller.router.server import ControlPlane
 from controller.router.snapshot import Parts, RoutedModel, Snapshot, snapshot
 from controller.router.tail import Tail
-from controller.settings import Settings
+from controller.settings import Address, Settings
 from controller.stream import Mark, Stream
 
 ROTATE_BYTES = 64 << 20
@@ -46,7 +47,7 @@ def url_of(envoy: LocalEnvoy | Fleet) -> str | None:
     """Where users' requests come in; None where that is elsewhere."""
     if isinstance(envoy, Fleet):
         return None
-    return f"http://{envoy.listener.host}:{envoy.listener.port}"
+    return f"http://{Address(envoy.listener.host, envoy.listener.port)}"
 
 
 class EnvoyRouter:
@@ -107,6 +108,6 @@ class AccessLog:
         """Delete files that are wholly in the event log; rotate one that has grown large."""
         self._position = position
         Tail(self._path, position).forget(position)
-        with suppress(OSError):
-            if self._path.stat().st_size > ROTATE_BYTES:
+        with suppress(OSError, Retryable):
+            if not self._path.exists() or self._path.stat().st_size > ROTATE_BYTES:
                 await self._envoy.rotate()

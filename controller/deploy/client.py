@@ -226,8 +226,12 @@ class Connection:
         self.said_at = answer.headers.get("Date")
         if not 200 <= answer.status <= 299:
             raise self._fault(answer.status, data, answer.headers)
+        try:
+            found = msgspec.json.decode(data)
+        except msgspec.DecodeError as exc:  # who stands in for it, such as a page of maintenance
+            raise unreachable(self.host, exc) from exc
         self.hear()
-        return cast("Object", msgspec.json.decode(data))
+        return cast("Object", found)
 
     def _read(self, answer: Any) -> bytes:
         try:
@@ -268,8 +272,8 @@ class Connection:
                 auth_settings=["BearerToken"],
             )
             return self._api.call_api(*request, _request_timeout=timeout)
-        except (ApiException, HTTPError, OSError) as exc:
-            raise unreachable(self.host, exc) from exc
+        except (ApiException, HTTPError, OSError, config.ConfigException) as exc:
+            raise unreachable(self.host, exc) from exc  # or our credentials cannot be renewed
 
 
 def _query(**values: str) -> dict[str, str]:

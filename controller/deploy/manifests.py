@@ -107,7 +107,7 @@ def _last_applied(found: Object) -> Json:
     text = (found["metadata"].get("annotations") or {}).get(LAST_APPLIED)
     try:
         document = json.loads(text) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):  # nested without end: anybody may annotate
         return None
     return document.get("spec") if isinstance(document, dict) else None
 

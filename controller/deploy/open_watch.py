@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError
 
 from controller.deploy.faults import of_status, unreachable
 from controller.deploy.objects import Change
+from controller.errors import Retryable
 
 WATCH_S: Final = 300
 """How long the API server may keep one watch open; it is then resumed."""
@@ -78,6 +79,8 @@ class Watching:
                 self._connection.hear()
                 if event is not None:
                     yield Change(event["type"], event["object"])
+        except (KeyError, TypeError) as exc:
+            raise Retryable(f"the API server tells of what is no event: {exc!r}") from exc
         except ApiException as exc:
             raise of_status(int(exc.status or 0), str(exc.reason)) from exc
         except (HTTPError, OSError) as exc:

@@ -96,6 +96,16 @@ class Watcher:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        finally:
+            if (
+                not self._stopping.is_set()
+            ):  # a bug: what is known gets old, and nobody may rely on it
+                self._say("nobody watches any more, see the log")
+                self._lose()
+
+    def _watch(self) -> None:
         pause_s = FIRST_S
         while not self._stopping.is_set():
             began = self._clock()

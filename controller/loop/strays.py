@@ -6,7 +6,9 @@ and keeps assignments. In the log it stands black on white, whether or not we ar
     t(arm) = when the earliest of the last known splits came into force that give the arm nothing
     stray  = an exposure of the arm whose request came later than t(arm) + `LATE_S`
 
-What was asked before, and is told late or answered slowly, is none.
+What was asked before, and is told late or answered slowly, is none. Nor is what names a known split
+that gives the arm nothing: no router routes so, and whoever can post exposures could keep an arm
+running with it for ever. An epoch that is not known may be that of a log that was lost; it counts.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
 
 from controller.core.model import EventBatch, Float, Int, TalliesEvent
 from controller.core.state import KnownSplit, State
@@ -36,8 +40,10 @@ def strays(state: State, batch: EventBatch) -> Mapping[str, Stray]:
     found: dict[str, Stray] = {}
     for names, arms, times, epochs in _answers(batch) if without else ():
         for arm, since in without.items():
-            mine = arms == names.index(arm) if arm in names else None
-            if mine is None or not mine.any():
+            if arm not in names:
+                continue
+            mine = (arms == names.index(arm)) & ~np.isin(epochs, _denials(state, arm))
+            if not mine.any():
                 continue
             last = Stray(float(times[mine].max()), int(epochs[mine].max()))
             if last.time > max(since + LATE_S, found[arm].time if arm in found else since):
@@ -69,6 +75,11 @@ def _without_since(state: State, arm: str) -> float | None:
             break
         since = state.known[epoch].since
     return since
+
+
+def _denials(state: State, arm: str) -> list[int]:
+    """The epochs under which nobody is sent to the arm."""
+    return [epoch for epoch, split in state.known.items() if not _gives(split, arm)]
 
 
 def _gives(split: KnownSplit, arm: str) -> bool:

@@ -26,6 +26,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,17 +34,21 @@ from pathlib import Path
 
 import envoy
 import msgspec
+import structlog
 import xxhash
 
 from controller.errors import Permanent, Retryable
 from controller.router import bootstrap
 from controller.router.process import Process, spawn
 from controller.router.snapshot import ListenerConfig
-from controller.router.tail import rotation_target
+from controller.router.tail import rotated, rotation_target
 
 BACKOFF_S = (0.1, 10.0)
 HEALTHY_S = 10.0
 READY_TIMEOUT_S = 30.0
+ADMIN_TIMEOUT_S = 5.0
+
+log = structlog.get_logger()
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -162,12 +167,18 @@ class LocalEnvoy:
             raise Retryable(f"Envoy was not ready within {timeout_s} s") from exc
 
     async def rotate(self) -> Path | None:
-        """Rename the log and have it reopened; None while a replaced Envoy still writes to it."""
+        """Rename the log and have it reopened; None while a replaced Envoy still writes to it.
+
+        Where it was renamed and Envoy did not hear of it, only the latter. Raises Retryable.
+        """
         self._older = [each for each in self._older if each.is_alive()]
-        if self._older or not self._places.log.exists():
+        is_there = self._places.log.exists()
+        if self._older or not (is_there or rotated(self._places.log)):
             return None
-        target = rotation_target(self._places.log)
-        self._places.log.rename(target)
+        target = None
+        if is_there:
+            target = rotation_target(self._places.log)
+            self._places.log.rename(target)
         await self._admin("POST", "/reopen_logs")
         return target
 
@@ -209,7 +220,8 @@ class LocalEnvoy:
             self._places.log.rename(rotation_target(self._places.log))
         base = base_id if base_id is not None else _free_base_id(self._places.folder)
         document = self._places.folder / "bootstrap.json"
-        document.write_bytes(self._bootstrap())
+        if not document.exists() or document.read_bytes() != self._bootstrap():
+            document.write_bytes(self._bootstrap())  # no need of room on a disk that is full
         arguments = self._arguments(document)
         arguments += ["--base-id", str(base), "--restart-epoch", str(restart_epoch)]
         process = spawn(binary(), arguments, output=self._places.folder / "envoy.log")
@@ -246,7 +258,7 @@ class LocalEnvoy:
     def _choose_port(self, host: str, port: int) -> int:
         """The wanted port, the last one, or a free one; raises Permanent if the wanted is taken."""
         kept = self._places.folder / "port"
-        last = int(kept.read_text()) if kept.exists() else 0
+        last = _port_in(kept)
         if self._details is not None and port in {0, last}:
             return last or port
         wanted = port or last
@@ -278,8 +290,12 @@ class LocalEnvoy:
             for each in self._older:
                 each.signal(signal.SIGKILL)
             self._older.clear()
-            self._launch(restart_epoch=0, base_id=None)
-            self.restarts += 1
+            try:
+                self._launch(restart_epoch=0, base_id=None)
+            except (OSError, subprocess.SubprocessError) as exc:
+                log.warning("Envoy is not started again yet", why=str(exc), again_in_s=wait_s)
+            else:
+                self.restarts += 1
 
     async def _is_ready(self) -> bool:
         with contextlib.suppress(OSError, Retryable):
@@ -305,19 +321,26 @@ class LocalEnvoy:
         )
 
     async def _admin(self, method: str, path: str) -> str:
-        """The body of an answer of Envoy's admin interface."""
-        reader, writer = await asyncio.open_unix_connection(str(self._places.admin))
+        """The body of an answer of Envoy's admin interface; raises OSError and Retryable."""
         try:
-            head = f"{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n"
-            writer.write(f"{head}content-length: 0\r\n\r\n".encode())
-            answer = await reader.read()
-        finally:
-            writer.close()
+            async with asyncio.timeout(ADMIN_TIMEOUT_S):
+                answer = await self._asked(method, path)
+        except TimeoutError as exc:
+            raise Retryable(f"Envoy's admin interface does not answer to {path}") from exc
         status, _, rest = answer.partition(b"\r\n")
         if b" 200 " not in status:
             raise Retryable(f"Envoy's admin interface answered {status.decode()!r} to {path}")
         head_bytes, _, body = rest.partition(b"\r\n\r\n")
         return (_unchunked(body) if b"chunked" in head_bytes.lower() else body).decode()
+
+    async def _asked(self, method: str, path: str) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(str(self._places.admin))
+        try:
+            head = f"{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n"
+            writer.write(f"{head}content-length: 0\r\n\r\n".encode())
+            return await reader.read()
+        finally:
+            writer.close()
 
 
 def binary() -> Path:
@@ -341,6 +364,14 @@ def _socket_folder(folder: Path) -> Path:
     if (stat := sockets.stat()).st_uid != os.getuid() or stat.st_mode & 0o077:
         raise Permanent(f"{sockets} belongs to somebody else or is open to others")
     return sockets
+
+
+def _port_in(file: Path) -> int:
+    """The port that a file names; 0 where it names none, as one that a full disk left empty."""
+    try:
+        return int(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+import structlog
+from google.protobuf.message import DecodeError
 
 from controller.errors import InvariantError
 from controller.router.snapshot import CDS, MESSAGES, TYPES, Snapshot, of_resources
+
+log = structlog.get_logger()
 
 
 def remembered(memory: Path | None) -> Snapshot | None:
     """The snapshot of the last run; one that cannot be read is as good as none."""
     try:
         return load(memory.read_bytes()) if memory is not None else None
-    except (FileNotFoundError, InvariantError):
+    except (OSError, InvariantError):
         return None
 
 
 def remember(memory: Path | None, snapshot: Snapshot) -> None:
-    """Keep the snapshot for the next run; without a file, nothing is kept."""
+    """Keep the snapshot for the next run; without a file, nothing is kept.
+
+    Nor is anything where the disk is full: a router must not be given an older split than it has.
+    """
     if memory is None:
         return
     fresh = memory.with_suffix(".new")
-    fresh.write_bytes(dump(snapshot))
-    fresh.replace(memory)
+    try:
+        fresh.write_bytes(dump(snapshot))
+        fresh.replace(memory)
+    except OSError as exc:
+        log.warning("no split is remembered for the next start", why=str(exc))
+        for each in (fresh, memory):
+            with suppress(OSError):
+                each.unlink()
 
 
 def dump(built: Snapshot) -> bytes:
@@ -55,5 +69,5 @@ def load(document: bytes) -> Snapshot:
         }
         led_to = frozenset(tree.get("led_to", resources[CDS]))  # an older version wrote none
         return of_resources(resources, tree["epochs"], led_to)
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, DecodeError) as exc:
         raise InvariantError(f"not a stored snapshot: {exc}") from exc

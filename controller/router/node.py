@@ -63,6 +63,7 @@ class Node:
 
     applied       the snapshot that it routes by
     refused       snapshots that it refused, of those it may still be asked to take
+    is_new        it has been given nothing yet, by anybody: a process that has just begun
     led_to        the clusters to which it may route users' requests; None: any
     behind_since  since when it has not been at the present snapshot; None where it is
     is_torn       a push ended half way: types of two snapshots are mixed until the next one
@@ -76,6 +77,7 @@ class Node:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     applied: Snapshot | None = None
     refused: list[Snapshot] = field(default_factory=list)
+    is_new: bool = False
     led_to: frozenset[str] | None = None
     behind_since: float | None = None
     sent: int = 0
@@ -101,6 +103,8 @@ class Node:
         known = self.subscriptions.get(kind)
         if known is None:
             self.subscriptions[kind] = Subscription(names)
+            if kind == CDS:  # one that comes back names the version that it has
+                self.is_new = not request.version_info
             return
         known.names = names
         if request.response_nonce != known.nonce:

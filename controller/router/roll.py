@@ -6,7 +6,8 @@ arm down asks here first. Of each router is known to what its routes may lead:
 
     connected      to what the last split that it has accepted leads, and to what those lead that it
                    was sent since: it may have taken one and not have said so
-    came anew      to what it led when it was lost; to anything, if it was never seen
+    came back      to what it led when it was lost; to anything, if it was never seen
+    began anew     to nothing: a process that has no configuration, in the place of the one before
     lost           to what it led then, for `forget_s`: cut off from us, it may yet have users
 
 A router that does not come back is forgotten after `forget_s`, so it holds nothing for ever; one
@@ -60,9 +61,15 @@ class Roll:
         self._began = time.monotonic()
 
     def came(self, node: Node) -> None:
-        """A router connected: before it is sent anything, it routes as it did."""
+        """A router connected: before it is sent anything, it routes as it did.
+
+        One that crashes again and again is therefore lost with what it was sent last, not with what
+        it led to long ago.
+        """
         lost = self._lost.pop(node.id, None)
         node.led_to = lost.led_to if lost is not None else None
+        if node.is_new:
+            node.led_to = frozenset()
 
     def left(self, node: Node) -> None:
         """Its connection ended, and it has no other."""

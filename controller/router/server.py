@@ -52,6 +52,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import structlog
 from envoy.service.discovery.v3 import discovery_pb2
 
 from controller.errors import Permanent
@@ -80,6 +81,8 @@ _OPTIONS = (
     # Routers ping as well, more often than gRPC takes for polite.
     ("grpc.http2.max_ping_strikes", 0),
 )
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +137,17 @@ class ControlPlane:
         """
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers((self._handler(),))
+        name = f"[{host}]" if ":" in host else host
         try:
-            bound = server.add_insecure_port(f"{host}:{port}")
+            bound = server.add_insecure_port(f"{name}:{port}")
             if unix_path is not None:
                 server.add_insecure_port(f"unix:{unix_path}")
         except RuntimeError as exc:
-            raise Permanent(f"the xDS address {host}:{port} cannot be bound: {exc}") from exc
+            raise Permanent(f"the xDS address {name}:{port} cannot be bound: {exc}") from exc
         await server.start()
         self._roll.begin()
         self._server = server
-        return f"{host}:{bound}"
+        return f"{name}:{bound}"
 
     async def stop(self) -> None:
         """End every stream; nodes keep the split that they have."""
@@ -246,7 +250,9 @@ class ControlPlane:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for ended in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(ended, Exception):
+                    log.error("a router is cut off", node=node.id, why=repr(ended))
 
     async def _follow(self, node: Node) -> None:
         """Bring the node to the present snapshot, again whenever that changes."""
@@ -264,6 +270,7 @@ class ControlPlane:
                 except TimeoutError:
                     continue
         finally:
+            node.outbox.put_nowait(None)  # whom nobody follows must connect anew
             self._nodes.remove(node)
             if all(other.id != node.id for other in self._nodes):
                 self._roll.left(node)

@@ -92,6 +92,8 @@ async def _ship(settings: Shipping) -> int:
         if not done:
             shipper.abandon()
         await sink.close()
+        if admin is not None:
+            await admin.close()
     return 0 if done else 1
 
 

@@ -15,6 +15,7 @@ PAUSE = "/v1/models/digits/pause"
     [
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"origin": "http://[::1"},
         {"origin": "http://127.0.0.1:3000"},  # another port of this machine
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
@@ -61,6 +62,12 @@ def test_a_rebound_name_is_turned_away_where_hosts_are_given() -> None:
         assert own.client.get("/v1/models").status_code == 200
         rebound = own.client.get("/v1/models", headers={"host": "evil.example:8800"})
         assert rebound.status_code == 421
+
+
+def test_a_host_that_is_none_is_turned_away_where_hosts_are_given() -> None:
+    with serving("digits", hosts=frozenset({"127.0.0.1"})) as own:
+        answer = own.client.get("/v1/models", headers={"host": "[::1"})
+        assert answer.status_code == 421
 
 
 def test_the_dashboard_may_load_nothing_from_elsewhere(client: httpx.Client) -> None:

@@ -191,3 +191,9 @@ def test_no_model_is_an_empty_list(client: httpx.Client) -> None:
 
 def test_the_fake_tells_infinities_so_that_the_tests_above_mean_something(served: Served) -> None:
     assert served.fake.report("digits").lift["v2"].upper == math.inf
+
+
+@pytest.mark.parametrize("question", ["decisions?after=", "explain?decision="])
+def test_numbers_that_no_ledger_can_hold_are_refused(client: httpx.Client, question: str) -> None:
+    assert client.get(f"/v1/models/digits/{question}{2**63}").status_code == 422
+    assert client.get(f"/v1/models/digits/{question}{2**63 - 1}").status_code in {200, 404}

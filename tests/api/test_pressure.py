@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import httpx
 import pytest
 
-from controller.api import guard, pressure
+from controller.api import connections, guard, pressure
 from controller.api.connections import Door
 from controller.api.pressure import Budget, Readers
 from controller.api.problems import ProblemError
@@ -213,6 +213,28 @@ def test_a_connection_without_a_request_is_closed_and_one_that_asks_is_not(alone
     with line(alone, b"GET /v1/stream HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n") as stream:
         time.sleep(0.6)
         assert not is_closed(stream)
+
+
+@pytest.mark.parametrize("keeps_alive", [True, False])
+def test_a_client_that_does_not_read_its_answer_is_cut_off(
+    alone: Served, monkeypatch: pytest.MonkeyPatch, *, keeps_alive: bool
+) -> None:
+    monkeypatch.setattr(connections, "FLUSH_BYTES_PER_S", 64 << 20)
+    door_of(alone).head_s = 0.3
+    alone.client.close()
+    body = gzip.compress(b"{}\n" * MAX_EVENTS)
+    head = POST + b"content-encoding: gzip\r\ncontent-type: application/x-ndjson\r\n"
+    head += b"" if keeps_alive else b"connection: close\r\n"
+    held = alone.running.server_state.connections
+    until("nobody is there", lambda: not held)
+    with line(alone, head + b"content-length: %d\r\n\r\n" % len(body) + body) as lazy:
+        until("it is served", lambda: len(held) == 1)
+        until("it is cut off", lambda: not held)
+        got = 0
+        with suppress(OSError):
+            while part := lazy.recv(1 << 20):
+                got += len(part)
+    assert got < 90 * MAX_EVENTS, "it was answered whole"
 
 
 def test_heads_are_bounded(alone: Served) -> None:

@@ -114,7 +114,9 @@ def test_what_was_applied_does_not_count_once_the_object_is_another(applied):
     assert lost_fields(made(kept, copy.deepcopy(kept) | applied)) == []
 
 
-@pytest.mark.parametrize("note", ["no json", "[]", '{"spec": 1}', "null"])
+@pytest.mark.parametrize(
+    "note", ["no json", "[]", '{"spec": 1}', "null", pytest.param(100_000 * "[", id="nested")]
+)
 def test_annotation_that_is_no_manifest_says_nothing(note):
     found = made(document()["spec"])
     found["metadata"]["annotations"] = {LAST_APPLIED: note}

@@ -64,6 +64,16 @@ def test_requests_of_arms_that_are_given_some_are_none() -> None:
     assert read(model, log) == {}
 
 
+def test_a_split_that_gives_the_arm_nothing_cannot_have_led_to_it() -> None:
+    model, log = rolled_back(), Log()
+    since = model.state.known[3].since
+    log.exposure(since + LATE_S + 9.0, "v2", epoch=3)  # forged
+    assert read(model, log) == {}
+    log.exposure(since + LATE_S + 1.0, "v2", epoch=2)
+    log.exposure(since + LATE_S + 2.0, "v2", epoch=77)  # of a log that is gone
+    assert read(model, log) == {"v2": Stray(since + LATE_S + 2.0, 77)}
+
+
 def test_an_arm_is_without_traffic_since_the_earliest_split_that_gives_it_none() -> None:
     model, log = rolled_back(), Log()
     since = model.state.known[3].since

@@ -37,6 +37,7 @@ class Client:
     pause_s  before each answer
     hears    whether it answers at all
     got      type -> how often it was sent; `size` the bytes of it; `versions` the accepted ones
+    has_now  type -> version that it routes by, over connections; cleared, it is a new process
     """
 
     def __init__(self, address: str, name: str) -> None:
@@ -45,6 +46,7 @@ class Client:
         self.got: dict[str, int] = {}
         self.size: dict[str, int] = {}
         self.versions: dict[str, str] = {}
+        self.has_now: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> Client:
@@ -77,7 +79,9 @@ class Client:
         names: dict[str, list[str]] = {}
         node = base_pb2.Node(id=self.name, cluster="understudy")
         for kind in (CDS, LDS):
-            await stream.write(discovery_pb2.DiscoveryRequest(node=node, type_url=kind))
+            version = self.has_now.get(kind, "")
+            ask = discovery_pb2.DiscoveryRequest(node=node, type_url=kind, version_info=version)
+            await stream.write(ask)
         async for document in stream:
             got = discovery_pb2.DiscoveryResponse.FromString(document)
             kind = got.type_url
@@ -97,7 +101,7 @@ class Client:
             asks = self._asks_next(kind, got, names)
             if asks == EDS:
                 await stream.write(_ask(EDS, names[EDS]))
-            self.versions[kind] = ack.version_info = got.version_info
+            self.versions[kind] = self.has_now[kind] = ack.version_info = got.version_info
             await stream.write(ack)
             if asks == RDS:
                 await stream.write(_ask(RDS, names[RDS]))

@@ -50,11 +50,15 @@ class Scene:
 
 
 def with_routers(
-    work: Callable[[Scene], Awaitable[None]], *, memory: Path | None = None, forget_s: float = 0.0
+    work: Callable[[Scene], Awaitable[None]],
+    *,
+    memory: Path | None = None,
+    forget_s: float = 0.0,
+    host: str = "127.0.0.1",
 ) -> None:
     async def main() -> None:
         plane = ControlPlane(memory=memory, forget_s=forget_s)
-        address = await plane.start("127.0.0.1", 0)
+        address = await plane.start(host, 0)
         clients = [Client(address, f"r{i:02}").start() for i in range(ROUTERS)]
         scene = Scene(plane, clients, address)
         try:
@@ -220,6 +224,15 @@ def test_after_a_restart_of_the_controller_all_have_the_split_again(
     with_routers(work, memory=memory)
 
 
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_routers_come_by_ipv6_too(host: str) -> None:
+    async def work(scene: Scene) -> None:
+        assert scene.address.startswith(f"[{host}]:")
+        assert await scene.publish(built(2)) is not None
+
+    with_routers(work, host=host)
+
+
 # --- who may still route by an older split ------------------------------------------------------
 
 
@@ -296,6 +309,54 @@ def test_one_that_comes_back_and_hangs_routes_as_it_did() -> None:
         assert ("r00", True) not in stragglers(scene.plane, "v9")
 
     with_routers(work, forget_s=30)
+
+
+def test_one_that_crashes_again_and_again_is_not_lost_anew_with_what_it_once_led_to() -> None:
+    async def work(scene: Scene) -> None:
+        broken = scene.clients[0]
+        await broken.stop()
+        assert await scene.publish(built(2, ("v1",))) is not None
+        await asyncio.sleep(0.1)
+        assert ("r00", False) in stragglers(scene.plane)
+        broken.hears = False  # each of its processes ends before it has taken anything
+        for _ in range(2):
+            broken.has_now.clear()
+            broken.start()
+            async with asyncio.timeout(5):
+                while "r00" not in scene.plane.connected:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert [name for name, _ in stragglers(scene.plane) if name] == []
+            await broken.stop()
+            await asyncio.sleep(0.1)
+            assert [name for name, _ in stragglers(scene.plane) if name] == []
+            assert ("r00", False) in stragglers(scene.plane, "v1")
+
+    with_routers(work, forget_s=30)
+
+
+def test_one_that_nobody_follows_is_cut_off_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures = iter([RuntimeError("a bug")])
+
+    def broken(_memory: object, _snapshot: Snapshot) -> None:
+        for each in failures:
+            raise each
+
+    async def work(scene: Scene) -> None:
+        monkeypatch.setattr("controller.router.server.remember", broken)
+        made = built(2)
+        await scene.plane.publish(made)
+        await asyncio.gather(*(each.has(made.versions[RDS]) for each in scene.clients))
+        async with asyncio.timeout(10):
+            while len(scene.plane.connected) < ROUTERS:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert await scene.publish(built(3)) is not None
+        assert set(epochs(scene.plane).values()) == {3}
+        assert len(epochs(scene.plane)) == ROUTERS
+
+    with_routers(work)
 
 
 def test_a_control_plane_that_has_just_begun_cannot_know_whom_the_last_one_had_lost() -> None:

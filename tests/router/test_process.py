@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -14,12 +15,18 @@ from typing import Any
 
 import pytest
 
+from controller.bootstrap.routers import AccessLog
 from controller.core.model import Split
 from controller.core.policy import Route
-from controller.errors import Permanent
+from controller.errors import Permanent, Retryable
 from controller.router.envoy import LocalEnvoy
+from controller.router.memory import remembered
 from controller.router.server import ControlPlane
-from controller.router.snapshot import RoutedModel, Snapshot, snapshot
+from controller.router.snapshot import TYPES, RoutedModel, Snapshot, snapshot
+
+DAMAGED = json.dumps(
+    {"epochs": {}, "led_to": [], "resources": {kind: {"x": "/w=="} for kind in TYPES}}
+).encode()
 
 CONTROLLER = """
 import asyncio, os, signal, sys
@@ -75,6 +82,35 @@ def test_a_stopped_envoy_may_route_by_the_split_that_it_has_until_it_has_the_nex
         finally:
             os.kill(pid, signal.SIGCONT)
         assert await plane.acked(one, 10)
+        assert plane.stragglers("m", "v2") == ()
+        await envoy.stop()
+        await plane.stop()
+
+    asyncio.run(scenario())
+
+
+def test_an_envoy_that_comes_back_may_lead_anywhere_and_one_that_begins_anew_nowhere(
+    tmp_path: Path,
+) -> None:
+    async def until_it_is_there(plane: ControlPlane) -> None:
+        async with asyncio.timeout(10):
+            while not plane.connected:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def scenario() -> None:
+        envoy, first = await serve(tmp_path, forget_s=0.0)
+        pid = envoy.pid
+        assert pid is not None
+        await first.stop()
+        plane = ControlPlane(forget_s=0.0)
+        await plane.start("127.0.0.1", 0, unix_path=envoy.xds_path)
+        await until_it_is_there(plane)
+        (found,) = plane.stragglers("m", "v2")
+        assert found.is_connected
+        os.kill(pid, signal.SIGKILL)
+        while envoy.restarts == 0:  # noqa: ASYNC110 - a counter, no event
+            await asyncio.sleep(0.02)
+        await until_it_is_there(plane)
         assert plane.stragglers("m", "v2") == ()
         await envoy.stop()
         await plane.stop()
@@ -189,3 +225,91 @@ def test_a_port_that_is_taken_is_refused_and_the_last_one_is_kept(tmp_path: Path
         assert LocalEnvoy(tmp_path / "a").listener.port == port
 
     asyncio.run(scenario())
+
+
+def test_a_port_file_that_a_full_disk_left_empty_is_as_good_as_none(tmp_path: Path) -> None:
+    (tmp_path / "router").mkdir()
+    (tmp_path / "router" / "port").write_text("")
+    assert LocalEnvoy(tmp_path).listener.port > 0
+
+
+def test_an_envoy_that_cannot_be_started_is_started_when_it_can(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        envoy, plane = await serve(tmp_path)
+        first, document = envoy.pid, tmp_path / "router" / "bootstrap.json"
+        assert first is not None
+        document.unlink()
+        document.mkdir()
+        os.kill(first, signal.SIGKILL)
+        await asyncio.sleep(0.5)
+        assert envoy.pid == first
+        document.rmdir()
+        await envoy.ready()
+        assert envoy.restarts == 1
+        await envoy.stop()
+        await plane.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_rotation_that_envoy_did_not_hear_of_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.router.envoy.ADMIN_TIMEOUT_S", 0.3)
+
+    async def scenario() -> None:
+        envoy, plane = await serve(tmp_path)
+        pid = envoy.pid
+        assert pid is not None
+        source = AccessLog(envoy, None)
+        assert await asyncio.to_thread(status, envoy.listener.port) == 503
+        while (drained := source.drain()) is None:  # noqa: ASYNC110 - Envoy tells no one
+            await asyncio.sleep(0.05)
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(Retryable, match="does not answer"):
+            await envoy.rotate()
+        assert not envoy.log_path.exists()
+        await source.committed(drained.mark.position)
+        os.kill(pid, signal.SIGCONT)
+        await source.committed(drained.mark.position)
+        async with asyncio.timeout(5):
+            while not envoy.log_path.exists():  # noqa: ASYNC110 - Envoy tells no one
+                await asyncio.sleep(0.02)
+        await envoy.stop()
+        await plane.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_split_that_cannot_be_remembered_is_in_force_and_none_is_remembered(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        envoy, plane = await serve(tmp_path)
+        node = plane.connected
+        assert envoy.memory_path.exists()
+        fresh = envoy.memory_path.with_suffix(".new")
+        fresh.mkdir()
+        second = wanted(envoy, 2)
+        await plane.publish(second)
+        assert await plane.acked(second, 5)
+        assert plane.connected == node
+        assert not envoy.memory_path.exists(), "an older split would be given out at the next start"
+        fresh.rmdir()
+        third = wanted(envoy, 3)
+        await plane.publish(third)
+        assert await plane.acked(third, 5)
+        assert envoy.memory_path.exists()
+        await envoy.stop()
+        await plane.stop()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "what", [b"", b"[]", b"\xff", DAMAGED], ids=["empty", "list", "bytes", "xds"]
+)
+def test_a_memory_that_is_damaged_is_as_good_as_none(tmp_path: Path, what: bytes) -> None:
+    file = tmp_path / "snapshot.json"
+    file.write_bytes(what)
+    assert remembered(file) is None

@@ -7,14 +7,17 @@ import http.server
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
 from controller.errors import Permanent, Retryable
 from controller.router import ship as shipping
 from controller.router.access_log import route_name
+from controller.router.admin import Admin
 from controller.router.ship import Limits, Shipper
 from controller.router.sink import HttpSink
 from controller.router.tail import rotation_target
@@ -366,3 +369,43 @@ def test_nobody_at_the_other_side_is_a_reason_to_try_again() -> None:
 
     with pytest.raises(Retryable):
         asyncio.run(send())
+
+
+class Stats(http.server.BaseHTTPRequestHandler):
+    """Envoy's admin interface, asked for one figure."""
+
+    def do_GET(self) -> None:
+        said = b"filesystem.write_failed: 3\n"
+        self.send_response(200)
+        self.send_header("content-length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_asking_the_router_costs_less_than_making_a_client_for_it() -> None:
+    async def scenario(port: int) -> tuple[float, float]:
+        admin = Admin(f"http://127.0.0.1:{port}")
+        began = time.thread_time()
+        for _ in range(10):
+            assert await admin.failed_writes() == 3
+        asked = time.thread_time()
+        for _ in range(10):
+            async with httpx.AsyncClient(trust_env=False):
+                pass
+        made = time.thread_time()
+        await admin.close()
+        return asked - began, made - asked
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stats)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        asking_s, making_s = asyncio.run(scenario(server.server_port))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert asking_s < making_s
