@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -20,6 +21,8 @@ KEEP_REJECTED: Final = 100_000
 KEEP_DECISIONS: Final = "forever"
 FORGET_ROUTERS: Final = "5m"
 """For so long a lost router may have users; the chart gives the same."""
+LARGEST_POLICY: Final = 1 << 20
+"""Bytes. YAML takes 3 s of CPU a MiB, and a cluster takes no larger object."""
 
 
 class SettingsError(UnderstudyError):
@@ -87,8 +90,10 @@ def source_urls(
     for kind, schemes in _KINDS.items():
         address = given[kind] or (stream if _scheme(stream) in schemes else None)
         if address is not None and _scheme(address) not in schemes:
+            # An address without a scheme stays out of the message: it may hold a password.
+            said = f"the scheme {_scheme(address)!r}" if "://" in address else "no scheme"
             raise SettingsError(
-                f"--{kind}: found an address with the scheme {_scheme(address)!r}, expected "
+                f"--{kind}: found an address with {said}, expected "
                 f"{kind}://HOST:PORT, or {schemes[1]}:// with TLS"
             )
         found[kind] = address
@@ -127,7 +132,7 @@ def _span_s(text: str, name: str) -> float | None:
     try:
         return duration_s(text)
     except ValueError as exc:
-        raise SettingsError(f"{name}: {exc}, or forever") from exc
+        raise SettingsError(f"{name}: found {text!r}, expected {exc}, or forever") from exc
 
 
 def span_s(text: str, name: str) -> float:
@@ -135,7 +140,7 @@ def span_s(text: str, name: str) -> float:
     try:
         return duration_s(text)
     except ValueError as exc:
-        raise SettingsError(f"{name}: {exc}") from exc
+        raise SettingsError(f"{name}: found {text!r}, expected {exc}") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +190,17 @@ def default_state() -> Path:
 def policy_text(file: Path) -> str:
     """The text of a policy file; raises PolicyError when it cannot be read."""
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
+        with file.open("rb") as opened:
+            data = opened.read(LARGEST_POLICY + 1)
+        if len(data) > LARGEST_POLICY:
+            fault = Problem("", "a file of more than 1 MiB", "a policy of at most 1 MiB")
+            raise PolicyError(str(file), (fault,))
+        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
+    except UnicodeDecodeError as exc:
+        line = exc.object.count(b"\n", 0, exc.start) + 1
+        fault = Problem("", f"the byte {exc.object[exc.start]:#04x}", "text in UTF-8", line=line)
+        raise PolicyError(str(file), (fault,)) from exc
+    except OSError as exc:
         fault = Problem("", f"no readable file ({exc})", "a policy in YAML")
         raise PolicyError(str(file), (fault,)) from exc
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time  # noqa: TID251 - tells two wishes to end from one
 from collections.abc import Callable
 from typing import Final
 
+ECHO_S: Final = 0.5
+"""One wish may come as two signals: `timeout` sends one to the process, and one to its group."""
 PATIENCE_S: Final = 20.0
 """Kubernetes kills after 30 s, and then nobody says why."""
 CODE: Final = 1
@@ -20,6 +23,8 @@ CODE: Final = 1
 
 class Ending:
     """Called for each signal to end: the first asks, the second, or `patience_s`, insists.
+
+    A signal within `echo_s` of the first is the same wish.
 
     ask    tells the process to end in good order
     leave  ends it at once, with an exit code
@@ -30,16 +35,21 @@ class Ending:
         ask: Callable[[], None],
         *,
         patience_s: float = PATIENCE_S,
+        echo_s: float = ECHO_S,
         leave: Callable[[int], None] = os._exit,
     ) -> None:
-        self._ask, self._leave, self._patience_s = ask, leave, patience_s
-        self._is_asked = False
+        self._ask, self._leave = ask, leave
+        self._patience_s, self._echo_s = patience_s, echo_s
+        self._asked_at: float | None = None
 
     def __call__(self, *_: object) -> None:
         """A signal came."""
-        if self._is_asked:
-            return self._insist("told twice to end")
-        self._is_asked = True
+        now = time.monotonic()
+        if self._asked_at is not None:
+            return (
+                self._insist("told twice to end") if now - self._asked_at >= self._echo_s else None
+            )
+        self._asked_at = now
         why = f"not ended within {self._patience_s:g} s of being told"
         timer = threading.Timer(self._patience_s, self._insist, [why])
         timer.daemon = True

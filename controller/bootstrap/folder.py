@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller.core.model import Decision, Json
-from controller.core.policy import parse
+from controller.core.policy import Owners, parse
 from controller.core.record import canonical, decision_document
 from controller.errors import Permanent, PolicyError, Problem
 from controller.ledger import Ledger, open_ledger
@@ -25,21 +25,21 @@ def read_policies(folder: Path) -> list[PolicySource]:
     """Every policy of a folder, in the order of file names.
 
     Raises:
-        PolicyError: with the faults of all files; also when two files are of one model, or none is.
+        PolicyError: with every fault of the first file that has some; also when two files are of
+            one model or have one prefix, or none is there.
     """
     files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     if not files:
         fault = Problem("", "no policy", "a folder with at least one *.yaml policy")
         raise PolicyError(str(folder), (fault,))
-    found: dict[str, PolicySource] = {}
+    found, owners = [], Owners()
     for file in files:
         text = policy_text(file)
         policy = parse(text, str(file))
-        if policy.model in found:
-            fault = Problem("metadata.name", policy.model, "a model that no other policy is of")
-            raise PolicyError(str(file), (fault,))
-        found[policy.model] = PolicySource(policy, text)
-    return list(found.values())
+        if twins := owners.twins(policy, text, str(file)):
+            raise PolicyError(str(file), twins)
+        found.append(PolicySource(policy, text))
+    return found
 
 
 @contextmanager

@@ -305,7 +305,9 @@ def _server(address: Address, backend: LoopBackend) -> Server:
     try:
         return api_server(app, host=address.host, port=address.port)
     except OSError as exc:
-        raise Permanent(f"the API address {address} cannot be bound: {exc}") from exc
+        raise Permanent(
+            f"the API address {address} cannot be bound: {exc}; give another --api"
+        ) from exc
 
 
 def _is_ready(backend: LoopBackend) -> bool:

@@ -9,17 +9,19 @@
 What is heavy to import is imported by the command that needs it: a question to the API takes under
 a second, not two.
 
-Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage.
+Exit codes: 0 fine, 1 the thing asked for is not so, 2 usage: also an option's value that is none.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from controller.cli import beside, files, operators, processes, records
 from controller.errors import UnderstudyError
+from controller.settings import SettingsError
 
 app = typer.Typer(
     name="understudy",
@@ -52,9 +54,13 @@ def understudy(
 
 
 def main(argv: list[str] | None = None) -> Any:
-    """Run the command; errors of ours are one sentence on stderr and exit code 1."""
+    """Run the command; errors of ours are one sentence on stderr and exit code 1 or 2."""
     try:
         return app(argv)
     except UnderstudyError as exc:
         typer.echo(f"understudy: {exc}", err=True)
+        raise SystemExit(2 if isinstance(exc, SettingsError) else 1) from exc
+    except OSError as exc:  # click takes a closed pipe; left are full disks and missing rights
+        typer.echo(f"understudy: {exc}", err=True)
+        sys.stdout = None  # what it still holds cannot be written
         raise SystemExit(1) from exc

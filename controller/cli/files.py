@@ -10,7 +10,7 @@ import typer
 from controller.cli.options import OutputOption
 from controller.cli.printing import Level, Output, print_value
 from controller.core.model import Json
-from controller.core.policy import parse, position, schema, warnings
+from controller.core.policy import Owners, parse, position, schema, warnings
 from controller.errors import PolicyError, UnderstudyError
 from controller.settings import policy_text
 
@@ -22,7 +22,7 @@ _PolicyFile = Annotated[Path, typer.Argument(help="A policy file.")]
 @commands.command()
 def check(files: Annotated[list[Path], typer.Argument(help="Policy files.")]) -> None:
     """Lint policies: every fault with file, line and field; then what cannot work."""
-    faulty = False
+    faulty, owners = False, Owners()
     for file in files:
         try:
             text = policy_text(file)
@@ -34,6 +34,8 @@ def check(files: Annotated[list[Path], typer.Argument(help="Policy files.")]) ->
         for advice in warnings(policy):
             line, column = position(text, advice.path)
             typer.echo(f"{file}:{line}:{column}: warning: {advice.path}: {advice.sentence}")
+        for twin in owners.twins(policy, text, str(file)):
+            typer.echo(f"{file}:{twin.line}:{twin.column}: warning: {twin.sentence()}")
         typer.echo(f"{file}: ok, policy of {policy.model}")
     raise typer.Exit(1 if faulty else 0)
 

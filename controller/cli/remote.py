@@ -12,8 +12,8 @@ import typer
 from controller.cli.explained import holding, lift_sentence, objects, print_explanation
 from controller.cli.printing import Output, cell, print_rows, print_value
 from controller.core.model import Json, Phase
-from controller.core.policy.quantities import duration_s
-from controller.errors import Retryable, UnderstudyError
+from controller.errors import Permanent, Retryable, UnderstudyError
+from controller.settings import SettingsError, span_s
 
 _POLL_S = 0.5
 _STANDBY = "urn:understudy:problem:standby"
@@ -54,7 +54,7 @@ def _wait(api: str, model: str | None, phase: str, timeout: str, output: Output)
         raise typer.BadParameter("--wait needs a MODEL")
     if phase not in set(Phase):
         raise typer.BadParameter(f"found {phase!r}, expected one of {', '.join(Phase)}")
-    polls = max(1, round(duration_s(timeout) / _POLL_S))
+    polls = max(1, round(span_s(timeout, "--timeout") / _POLL_S))
     for _ in range(polls):
         if _get(api, f"/v1/models/{model}")["phase"] == phase:
             _print_status(api, model, output)
@@ -202,25 +202,33 @@ def _call(method: str, api: str, path: str, body: Mapping[str, Json] | None) -> 
     Each request is a new connection, which an address in front of several controllers may give to
     another of them. A standby has not done what it was asked.
     """
-    base = api if api.startswith("http") else f"http://{api}"
+    base = (api if "://" in api else f"http://{api}").rstrip("/")
     response = _sent(method, base, path, body)
     for _ in range(_ASKED_AGAIN):
         if not _is_standby(response):
             break
         asyncio.run(_pause(float(response.headers.get("retry-after", "1"))))
         response = _sent(method, base, path, body)
-    document = response.json()
+    document = _document(response)
+    if document is None:
+        raise Permanent(
+            f"something else than a controller answers at {base} (HTTP {response.status_code}): "
+            "give the --api of `understudy serve`"
+        )
     if _is_standby(response):
         raise RefusedError(_leads_elsewhere(base, str(document.get("leader", ""))))
     if response.is_error:
         raise RefusedError(f"{document.get('title')}: {document.get('detail')}")
-    result: dict[str, Json] = document
-    return result
+    return document
 
 
 def _sent(method: str, base: str, path: str, body: Mapping[str, Json] | None) -> httpx.Response:
     try:
         return httpx.request(method, base + path, json=body, timeout=30.0)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
+        raise SettingsError(
+            f"--api: found {base!r} ({exc}), expected HOST:PORT, such as 127.0.0.1:8800"
+        ) from exc
     except httpx.HTTPError as exc:
         raise Retryable(
             f"no controller answers at {base} ({exc}): is `understudy serve` running?"
@@ -239,4 +247,14 @@ def _leads_elsewhere(base: str, leader: str) -> str:
 
 
 def _is_standby(response: httpx.Response) -> bool:
-    return response.status_code == 503 and response.json().get("type") == _STANDBY
+    document = _document(response) if response.status_code == 503 else None
+    return document is not None and document.get("type") == _STANDBY
+
+
+def _document(response: httpx.Response) -> dict[str, Json] | None:
+    """The object in an answer; None where there is none, as from another server."""
+    try:
+        document = response.json()
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None

@@ -121,9 +121,12 @@ def run(settings: Settings) -> int:
 def _home(settings: Settings) -> Iterator[Path]:
     """The folder for models, policy, logs and the controller's state."""
     if settings.state is not None:
-        if settings.state.exists() and any(settings.state.iterdir()):
+        try:
+            settings.state.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise Permanent(f"the folder cannot be made: {exc}; give another --state") from exc
+        if any(settings.state.iterdir()):
             raise Permanent(f"{settings.state} is not empty; the demo starts with a clean slate")
-        settings.state.mkdir(parents=True, exist_ok=True)
         yield settings.state.resolve()
         return
     if settings.keep:

@@ -263,7 +263,9 @@ class LocalEnvoy:
             return last or port
         wanted = port or last
         if not _is_free(host, wanted) and port:
-            raise Permanent(f"the router's address {host}:{port} is taken")
+            raise Permanent(
+                f"the router's address {host}:{port} is taken: free it, or give another --router"
+            )
         # Below the kernel's ephemeral range: no outgoing connection can take it meanwhile.
         first = xxhash.xxh32_intdigest(str(self._places.folder).encode()) % 10_000
         others = (20_000 + (first + i) % 10_000 for i in range(100))

@@ -143,7 +143,9 @@ class ControlPlane:
             if unix_path is not None:
                 server.add_insecure_port(f"unix:{unix_path}")
         except RuntimeError as exc:
-            raise Permanent(f"the xDS address {name}:{port} cannot be bound: {exc}") from exc
+            raise Permanent(
+                f"the xDS address {name}:{port} cannot be bound: {exc}; give another --xds"
+            ) from exc
         await server.start()
         self._roll.begin()
         self._server = server

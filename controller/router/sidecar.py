@@ -78,6 +78,8 @@ async def _ship(settings: Shipping) -> int:
         if settings.listen is not None:
             stack.enter_context(_metrics(shipper, *settings.listen))
         log.info("shipping", log=str(settings.log), to=settings.to)
+        if not settings.log.exists():
+            log.warning("no log yet", log=str(settings.log), why="a router makes it when it starts")
         work = asyncio.create_task(shipper.run(until_router_is_gone=drains))
         tidying = asyncio.create_task(shipper.tidy())
         await _either(stopping, work, tidying)

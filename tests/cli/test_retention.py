@@ -21,7 +21,9 @@ def test_durations_have_units_and_forever_is_none():
     ],
 )
 def test_a_duration_that_is_none_is_refused_with_the_name_of_the_setting(retain, decisions, name):
-    with pytest.raises(SettingsError, match=f"{name}: a duration with its unit.* or forever"):
+    with pytest.raises(
+        SettingsError, match=f"{name}: found .*, expected a duration with its unit.* or forever"
+    ):
         Retention.of(retain, 1, decisions)
 
 

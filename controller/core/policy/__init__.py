@@ -60,6 +60,7 @@ from controller.core.policy.quantities import (
 from controller.core.policy.rewards import Guardrail, Reward
 from controller.core.policy.sources import KafkaSource, Map, RedisSource, Source
 from controller.core.policy.stages import Ab, Canary, Segments, Shadow, Stage, Thompson
+from controller.core.policy.twins import Owners
 from controller.core.policy.unsupported import UNSUPPORTED, Unsupported, refused
 from controller.errors import PolicyError, Problem
 
@@ -90,6 +91,7 @@ __all__ = [
     "Notification",
     "OfflineGate",
     "OpenShare",
+    "Owners",
     "Pace",
     "Policy",
     "PositiveDuration",
