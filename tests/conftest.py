@@ -7,19 +7,23 @@ stay in another, so that only one process starts one. Those of the event log in 
 so that they share a broker. Arithmetic fills the rest and gives way to services (it is `nice`,
 where we may take that back).
 
-Services share two cores with everything else, and a test that waits for them sometimes meets one that
-is late. So each of their tests may fail once: it is shown as `R`, tried again, and told at the end with
-its traceback; after five in a run (`pyproject.toml`) there are no more second tries. A test of the log
-in Kafka has one only where a broker did not answer (KafkaException): where it counted wrongly, it has
-none. Arithmetic has none.
+Services share two cores with everything else, and a test that waits for them sometimes meets one
+that is late. So each of their tests may fail once: it is shown as `R`, tried again, and told at the
+end with its traceback; after five in a run (`pyproject.toml`) there are no more second tries. A
+test of the log in Kafka has one only where a broker did not answer (KafkaException): where it
+counted wrongly, it has none. Arithmetic has none.
 
 No example of Hypothesis has a time limit: on cores that are shared the clock says nothing, and
 benchmarks judge speed.
+
+Python keeps what it compiled, whatever the environment says: the tests start hundreds of processes,
+each of which would compile the checkout anew, an eighth of the processor time of its start.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -28,6 +32,9 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 _HERE = Path(__file__).parent
 _PATIENCE = 15
