@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.serving import FULL, MODEL, SLOW, ClusterServe, Scene, Users, policy
+from tests.cluster.test_rollout import in_force
 from tests.service.test_fleet import Router
 
 pytestmark = pytest.mark.timeout(180)
@@ -65,9 +66,11 @@ def test_an_arm_that_a_hanging_router_names_is_kept_for_its_users(
         return str(found.get("left_behind") or found.get("kept") or "")
 
     scene.until("all are connected", lambda: status()["connected"] == 3, serve)
+    scene.until("all serve", lambda: all(each.is_ready() for each in routers), serve)
     with Users(serve):
         scene.deploy("v2")
         scene.phase(serve, "ramping")
+        scene.until("all have the split", lambda: in_force(serve, "v2") == 2500, serve)
         hung = routers[0]
         units = [f"u{n}" for n in range(40)]
         before = [answer(asked(hung, unit)) for unit in units]
