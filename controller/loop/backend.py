@@ -312,23 +312,8 @@ class LoopBackend:
             role=Role.CANDIDATE,
             covariates=covariates,
         )
-        if not known.endpoints and self._must_be_told_endpoints(model, name):
-            raise CommandError(
-                f"{name} has no endpoint, so its users would get no answer: give where it answers, "
-                "such as 127.0.0.1:9002"
-            )
         await self._wheel.append_and_turn(model, line)
         return self.report(model)
-
-    def _must_be_told_endpoints(self, model: str, version: str) -> bool:
-        """Whether nobody else says where a version answers.
-
-        Where the policy does not say it of the champion either, something else routes, or finds it.
-        """
-        turned = self._turned[model]
-        spec, known = turned.policy.spec, turned.state.versions.get(version)
-        is_found = spec.deploy is not None or not spec.champion.endpoints
-        return not is_found and not (known is not None and known.endpoints)
 
     def assign(
         self, model: str, units: Sequence[str | None], segment: str | None = None

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from controller.core.model import Version, VersionEvent
+from controller.core.model import VersionEvent
 from controller.core.policy import parse
 from controller.core.split import assign_many, weights_of
-from controller.errors import CommandError, EventError
+from controller.errors import EventError
 from controller.ledger import open_ledger
 from controller.loop.backend import LoopBackend
 from controller.loop.fold import Fold, PolicySource
@@ -111,37 +111,6 @@ async def _offered(folder):
         lines = [line for block in stream.read("digits", 0) for line in block.lines]
         found = [e for e in decode("digits", 0, lines).control if isinstance(e, VersionEvent)]
         assert [(e.version, e.covariates) for e in found][-1] == ("v2", {"u1": 2.5})
-
-
-def test_a_candidate_that_answers_nowhere_is_refused_where_nothing_finds_it(tmp_path):
-    """It would get its share of the users, and 503 for each of them."""
-    asyncio.run(_offered_without_endpoints(tmp_path))
-
-
-async def _offered_without_endpoints(folder):
-    router = Refusing()
-    router.is_mended = True
-    with _controller(folder, router) as (backend, stream):
-        await backend.wheel._try_turn()
-        with pytest.raises(CommandError, match="v2 has no endpoint"):
-            await backend.candidate("digits", {"version": "v2"})
-        lines = [line for block in stream.read("digits", 0) for line in block.lines]
-        assert not any(b"v2" in line for line in lines)
-        turned = backend._turned["digits"]
-        known = {"v2": Version("v2", endpoints=("127.0.0.1:9",))}
-        versions = {**turned.state.versions, **known}
-        told = replace(turned, state=replace(turned.state, versions=versions))
-        backend.told("digits", told)
-        await backend.candidate("digits", {"version": "v2"})
-        backend.told("digits", replace(turned, policy=_policy("champion: {version: v1}")))
-        await backend.candidate("digits", {"version": "v3"})
-
-
-def _policy(champion):
-    """The policy of a model whose routers are not ours."""
-    before, _, rest = TEXT.partition("  champion:")
-    rest = rest[rest.index("\n  reward:") :]
-    return parse(f"{before}  {champion}{rest}", "elsewhere.yaml")
 
 
 def _many(count):
