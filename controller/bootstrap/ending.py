@@ -46,15 +46,15 @@ class Ending:
         """A signal came."""
         now = time.monotonic()
         if self._asked_at is not None:
-            return (
-                self._insist("told twice to end") if now - self._asked_at >= self._echo_s else None
-            )
+            if now - self._asked_at >= self._echo_s:
+                self._insist("told twice to end")
+            return
         self._asked_at = now
         why = f"not ended within {self._patience_s:g} s of being told"
         timer = threading.Timer(self._patience_s, self._insist, [why])
         timer.daemon = True
         timer.start()
-        return self._ask()
+        self._ask()
 
     def _insist(self, why: str) -> None:
         sys.stderr.write(
