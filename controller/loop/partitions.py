@@ -59,6 +59,7 @@ class PartitionFold:
         self._policies: dict[str, Policy] = {}
         self._partition: Partition | None = None
         self._told = 0
+        self._refused = 0
         self._snapshot_at = (0, float("-inf"))
         self._parts: AbstractSet[bytes] = frozenset()
 
@@ -76,7 +77,8 @@ class PartitionFold:
             if not self._holds():
                 return partition.offset - start
             events += told.events
-            letters += with_lines(self._stream, self.place.log, told.rejected, block)
+            if partition.offset > self._refused:
+                letters += with_lines(self._stream, self.place.log, told.rejected, block)
             if partition.offset - since >= TOGETHER:
                 self._settle(partition, events, letters)
                 since, events, letters = partition.offset, [], []
@@ -96,6 +98,8 @@ class PartitionFold:
 
     def _recovered(self) -> Partition:
         self._told = int(self._stream.mark(self._source) or 0)
+        # What was refused up to there is kept. Many blocks are settled at once, others than before.
+        self._refused = self._ledger.beginning(self.place.log).letters_folded
         partition, self._parts = newest(self._ledger, self.place.log, _partition_of)
         if partition is None:
             self._snapshot_at = (0, float("-inf"))

@@ -15,7 +15,7 @@ from controller.core.arms import MOST_STRANGERS
 from controller.core.model import Operation
 from controller.core.partition import place
 from controller.core.policy import parse
-from controller.ledger import open_ledger
+from controller.ledger import Limits, open_ledger
 from controller.loop import partitions
 from controller.loop.backend import LoopBackend
 from controller.loop.fold import Fold, PolicySource, derive
@@ -503,3 +503,29 @@ def test_partitions_that_get_nothing_any_more_are_kept_until_a_worker_has_told_t
     assert house.count("exposures")["v1"] == 80
     assert house.state.partitions.open == ()
     assert house.report.rejected == {}
+
+
+def test_refused_events_that_are_folded_again_after_a_crash_are_counted_once(house, monkeypatch):
+    monkeypatch.setattr(partitions, "SNAPSHOT_S", 1e9)
+    house.ledger._limits = Limits(letters=10)
+    house.turns(2)
+    house.hire()
+    house.turns(1)
+    for turn in range(8):
+        house.post(
+            *(
+                {"type": "reward", "name": "no", "value": 1, "request_id": r, "id": f"{turn}{r}"}
+                for r in ids(20)
+            )
+        )
+        house.turns(1)
+    house.workers[0]._folds.clear()  # a crash: what it knew is gone, and no snapshot was written
+    house.workers[0]._renewed = float("-inf")
+    house.post({"type": "reward", "name": "no", "value": 1, "request_id": "q1", "id": "last"})
+    house.turns(2)
+    logs = [f"m/{n}" for n in range(3)]
+    kept = sum(sum(house.ledger.count_dead_letters(log).values()) for log in logs)
+    dropped = sum(sum(house.ledger.count_dropped(log).values()) for log in logs)
+    assert house.report.rejected == {"unknown_name": 161}
+    assert kept + dropped == 161
+    assert kept <= 33
