@@ -37,7 +37,7 @@ One YAML file describes how the versions of one model are rolled out; `policies/
 with a comment on each line. The same file is a Kubernetes manifest. Fields that are not listed here
 are errors, and so is what is not supported yet: nothing in a policy is silently ignored.
 `understudy check FILE` tells every fault with its line, `understudy schema` prints this page as
-JSON Schema.
+JSON Schema. A file has at most 1 MiB, and each in a folder a model and a prefix of its own.
 
 Durations carry a unit: `ms`, `s`, `m`, `h`, `d` or `w`, as in `90s` or `1.5h`. Shares are written
 `5%` or `0.05`.

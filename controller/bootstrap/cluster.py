@@ -70,9 +70,15 @@ class ClusterSide:
             may_write=lambda: self.lease.is_leader,
             clock=time.monotonic,
         )
-        self._gateway = GatewayRouter(connection, namespaces=namespaces, clock=time.monotonic)
+        self._gateway = GatewayRouter(
+            connection, namespaces=namespaces, clock=time.monotonic, fence=ledger.require_current
+        )
         self._kserve = InferenceServices(
-            connection, namespaces=namespaces, changed=self._changed, clock=time.monotonic
+            connection,
+            namespaces=namespaces,
+            changed=self._changed,
+            clock=time.monotonic,
+            fence=ledger.require_current,
         )
         self.discovery = Discoveries(self._deployments, self._kserve, (self._gateway, self._kserve))
         self._scaler = Deployments(connection, ledger.require_current)

@@ -65,14 +65,15 @@ class ObjectRouter(ABC):
 
     async def publish(self, models: Sequence[RoutedModel]) -> None:
         """Make these the wanted splits. A model that is not among them keeps what it has."""
-        before, self._jobs = self._jobs, {}
+        before, jobs = self._jobs, dict[str, _Job]()
         for model in models:
             old = before.get(model.name)
             is_same = old is not None and _meaning(old.model) == _meaning(model)
-            self._jobs[model.name] = old if old is not None and is_same else _Job(model)
+            jobs[model.name] = old if old is not None and is_same else _Job(model)
+        self._jobs = jobs
         if models:
             self._kept.start()
-        await self._carry_due([j for name, j in self._jobs.items() if j is not before.get(name)])
+        await self._carry_due([j for name, j in jobs.items() if j is not before.get(name)])
 
     async def confirmed(self, timeout_s: float) -> Mapping[str, int]:
         """Model -> epoch that is in force; waits for the wanted ones."""
@@ -133,10 +134,16 @@ class ObjectRouter(ABC):
         await asyncio.gather(*(one(job) for job in jobs))
 
     def again(self, is_meant: Callable[[RoutedModel], bool]) -> None:
-        """Write the splits of some models anew: their object is another one."""
-        for job in list(self._jobs.values()):
+        """Write the splits of some models anew: their object is another one. In any thread.
+
+        A split that was wanted meanwhile is written after the one before it, which may come late.
+        """
+        for name, job in self._jobs.items():
             if is_meant(job.model):
                 self.try_to_carry(job)
+                now = self._jobs.get(name, job)
+                if now is not job:
+                    self.try_to_carry(now)
 
     def try_to_carry(self, job: _Job) -> None:
         """Write it, or note why it is not written."""

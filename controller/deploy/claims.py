@@ -58,8 +58,8 @@ def dotted(field: Field) -> str:
     return ".".join(field)
 
 
-def head(found: Object, *, strict: bool) -> Object:
-    """The beginning of an apply to this very object, and, if strict, only as it was seen."""
-    names = ("name", "namespace", "uid", *(("resourceVersion",) if strict else ()))
+def head(found: Object) -> Object:
+    """The beginning of an apply to this very object, and only as it was seen."""
+    names = ("name", "namespace", "uid", "resourceVersion")
     meta = {name: found["metadata"][name] for name in names}
     return {"apiVersion": found["apiVersion"], "kind": found["kind"], "metadata": meta}

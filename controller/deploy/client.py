@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
+import structlog
 from kubernetes import config
 from kubernetes.client import ApiClient, ApiException, Configuration
 from urllib3 import HTTPResponse
@@ -38,7 +39,7 @@ from controller.deploy.faults import fault, unreachable
 from controller.deploy.objects import Listing, Object
 from controller.deploy.open_watch import Watching
 from controller.deploy.words import MANAGER
-from controller.errors import Permanent
+from controller.errors import BackendError, Permanent
 
 CONNECT_S: Final = 3.0
 READ_S: Final = 10.0
@@ -57,6 +58,8 @@ _KEEPALIVE: Final = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2),
 )
 """A peer that vanished without a word is noticed after 15 s, also by a watch, which only reads."""
+
+log = structlog.get_logger()
 
 Verb: TypeAlias = Literal["get", "list", "watch", "create", "apply", "replace", "delete"]
 Clock: TypeAlias = Callable[[], float]
@@ -124,6 +127,15 @@ class Connection:
             raise self._fault(answer.status, self._read(answer), answer.headers)
         self._read(answer)
         self.hear()
+
+    def probe(self, after_s: float) -> None:
+        """Ask whether it is there if it has been silent for so long; `silent_s` says the rest."""
+        if self.silent_s <= after_s:
+            return
+        try:
+            self.ping()
+        except BackendError as exc:
+            log.debug("the API server does not answer", reason=str(exc))
 
     def get(self, path: str) -> Object:
         """One object."""

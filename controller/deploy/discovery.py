@@ -39,9 +39,8 @@ from controller.deploy.objects import (
     Object,
 )
 from controller.deploy.target import FoundArm
-from controller.deploy.watching import Feed, Watcher
+from controller.deploy.watching import Feed, Watchers
 from controller.deploy.words import MANAGED_BY, MODEL, OURS, VERSION
-from controller.errors import BackendError
 
 UNKNOWN_AFTER_S: Final = 10.0
 PROBE_AFTER: Final = 0.4
@@ -73,7 +72,6 @@ class ClusterDiscovery:
         self._connection = connection
         self._patience_s = patience_s
         self._changed = changed
-        self._clock = clock
         self._lock = threading.Lock()
         self._cache = Cache()
         self._services = ArmServices(
@@ -81,17 +79,13 @@ class ClusterDiscovery:
         )
         self._stopping = threading.Event()
         self._is_lost = False
-        self._watchers = [
-            Watcher(connection, feed, self, clock)
-            for namespace in (namespaces or (None,))
-            for feed in _feeds(namespace)
-        ]
+        feeds = [feed for namespace in (namespaces or (None,)) for feed in _feeds(namespace)]
+        self._watchers = Watchers(connection, feeds, self, clock)
         self._glancing = threading.Thread(target=self._glance, name="discovery", daemon=True)
 
     def start(self) -> None:
         """Begin to watch."""
-        for watcher in self._watchers:
-            watcher.start()
+        self._watchers.start()
         self._glancing.start()
         self._services.start()
 
@@ -99,23 +93,19 @@ class ClusterDiscovery:
         """End all threads; a request that is under way is waited for."""
         self._stopping.set()
         self._services.stop()
-        for watcher in self._watchers:
-            watcher.stop()
-        for watcher in self._watchers:
-            watcher.join()
+        self._watchers.stop()
         self._glancing.join()
 
     @property
     def is_known(self) -> bool:
         """Whether everything has been looked at since the start."""
-        return all(watcher.has_listed for watcher in self._watchers)
+        return self._watchers.is_known
 
     @property
     def trouble(self) -> str | None:
         """Why nothing is known of the cluster, or what is wrong with some objects in it."""
-        for watcher in self._watchers:
-            if watcher.trouble is not None:
-                return f"{watcher.feed} cannot be watched: {watcher.trouble}"
+        if (trouble := self._watchers.trouble) is not None:
+            return trouble
         with self._lock:
             return next(iter(self._services.troubles), None)
 
@@ -153,7 +143,7 @@ class ClusterDiscovery:
             "reachable": not self._is_lost,
             "silent_s": round(self._connection.silent_s, 1) if self._is_lost else 0.0,
             "models": models,
-            "lists": sum(watcher.lists for watcher in self._watchers),
+            "lists": self._watchers.lists,
             "trouble": self.trouble,
         }
 
@@ -213,24 +203,13 @@ class ClusterDiscovery:
 
     def _glance(self) -> None:
         while not self._stopping.wait(GLANCE_S):
-            if self._connection.silent_s > PROBE_AFTER * self._patience_s:
-                self._probe()
-            is_lost = self._connection.silent_s > self._patience_s or self._has_lost_a_watch()
+            self._connection.probe(PROBE_AFTER * self._patience_s)
+            # Known again only when every watch goes on.
+            lost_for_s = 0.0 if self._is_lost else self._patience_s
+            is_silent = self._connection.silent_s > self._patience_s
+            is_lost = is_silent or self._watchers.is_lost(lost_for_s)
             if is_lost != self._is_lost:
                 self._turned(is_lost=is_lost)
-
-    def _probe(self) -> None:
-        try:
-            self._connection.ping()
-        except BackendError as exc:
-            log.debug("the API server does not answer", reason=str(exc))
-
-    def _has_lost_a_watch(self) -> bool:
-        now = self._clock()
-        patience_s = 0.0 if self._is_lost else self._patience_s
-        return any(
-            at is not None and now - at >= patience_s for at in (w.lost_at for w in self._watchers)
-        )
 
     def _turned(self, *, is_lost: bool) -> None:
         self._is_lost = is_lost

@@ -51,6 +51,7 @@ class GatewayRouter(ObjectRouter):
 
     namespaces  where the routes are; an empty sequence: everywhere
     clock       monotonic seconds
+    fence       raises `Deposed` when another controller leads
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class GatewayRouter(ObjectRouter):
         *,
         namespaces: Sequence[str],
         clock: Callable[[], float],
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
         kept = Kept(
             connection,
@@ -66,6 +68,7 @@ class GatewayRouter(ObjectRouter):
             namespaces=namespaces,
             clock=clock,
             changed=self._noticed,
+            fence=fence,
         )
         super().__init__(kept, clock)
         self._written: dict[Key, str] = {}

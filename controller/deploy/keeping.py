@@ -13,14 +13,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import structlog
-
 from controller.deploy.client import Connection
 from controller.deploy.faults import FieldConflict, NotFound, Stale
 from controller.deploy.found import Key, key_of
 from controller.deploy.objects import Change, Object, Resource
 from controller.deploy.plan import Patch
-from controller.deploy.watching import Feed, Watcher
+from controller.deploy.watching import Feed, Watchers
 from controller.errors import BackendError, Retryable
 
 UNKNOWN_AFTER_S: Final = 10.0
@@ -28,17 +26,16 @@ _PROBE_AFTER_S: Final = 4.0
 _GLANCE_S: Final = 1.0
 _LOOKS: Final = 4
 
-log = structlog.get_logger()
-
 
 class Kept:
     """One resource in some namespaces (an empty sequence: in all). Any thread may call.
 
     changed  called with the key of an object that is other than it was, from a watcher's thread
     clock    monotonic seconds
+    fence    raises `Deposed` when another controller leads
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is kept, whom it tells, and who may write
         self,
         connection: Connection,
         resource: Resource,
@@ -46,8 +43,10 @@ class Kept:
         namespaces: Sequence[str],
         clock: Callable[[], float],
         changed: Callable[[Key], None],
+        fence: Callable[[], None],
     ) -> None:
         self._connection = connection
+        self._fence = fence
         self._resource = resource
         self._clock = clock
         self._changed = changed
@@ -55,10 +54,8 @@ class Kept:
         self._objects: dict[Key, Object] = {}
         self._stopping = threading.Event()
         self._is_started = False
-        self._watchers = [
-            Watcher(connection, Feed(resource, namespace), self, clock)
-            for namespace in (namespaces or (None,))
-        ]
+        feeds = [Feed(resource, namespace) for namespace in (namespaces or (None,))]
+        self._watchers = Watchers(connection, feeds, self, clock)
         self._glancing = threading.Thread(target=self._glance, name="glancing", daemon=True)
 
     def start(self) -> None:
@@ -67,8 +64,7 @@ class Kept:
             if self._is_started:
                 return
             self._is_started = True
-        for watcher in self._watchers:
-            watcher.start()
+        self._watchers.start()
         self._glancing.start()
 
     def stop(self) -> None:
@@ -79,30 +75,24 @@ class Kept:
             self._news.notify_all()
         if not is_started:
             return
-        for watcher in self._watchers:
-            watcher.stop()
-        for watcher in self._watchers:
-            watcher.join()
+        self._watchers.stop()
         self._glancing.join()
 
     @property
     def is_known(self) -> bool:
         """Whether everything has been looked at since the start."""
-        return all(watcher.has_listed for watcher in self._watchers)
+        return self._watchers.is_known
 
     @property
     def is_lost(self) -> bool:
         """Whether nobody knows any more how the objects are."""
-        now = self._clock()
-        return self._connection.silent_s > UNKNOWN_AFTER_S or any(
-            w.lost_at is not None and now - w.lost_at >= UNKNOWN_AFTER_S for w in self._watchers
-        )
+        is_silent = self._connection.silent_s > UNKNOWN_AFTER_S
+        return is_silent or self._watchers.is_lost(UNKNOWN_AFTER_S)
 
     @property
     def trouble(self) -> str | None:
         """Why they cannot be watched."""
-        found = ((w.feed, w.trouble) for w in self._watchers)
-        return next((f"{feed} cannot be watched: {why}" for feed, why in found if why), None)
+        return self._watchers.trouble
 
     def get(self, key: Key) -> Object | None:
         """An object as it was seen last."""
@@ -124,7 +114,9 @@ class Kept:
         """Apply what `step` makes of the object until it makes nothing; gives what there is then.
 
         What was seen last is looked at first, so that a change is one request. What `step` raises
-        of that is believed only when it was read anew.
+        of that is believed only when it was read anew. A body names the version that was looked at,
+        and the fence is asked before each apply: whoever slept in between is refused, looks again,
+        and is told that another leads (see `kubernetes`).
         """
         found = self.get(key)
         is_fresh = found is None
@@ -146,6 +138,7 @@ class Kept:
         raise Retryable(f"{what} is changed by somebody else all the time")
 
     def _apply(self, key: Key, change: Patch) -> Object:
+        self._fence()
         path = self._resource.path(*key)
         return self.put(self._connection.apply(path, change.body, force=change.force))
 
@@ -209,12 +202,7 @@ class Kept:
 
     def _glance(self) -> None:
         while not self._stopping.wait(_GLANCE_S):
-            if self._connection.silent_s <= _PROBE_AFTER_S:
-                continue
-            try:
-                self._connection.ping()
-            except BackendError as exc:
-                log.debug("the API server does not answer", reason=str(exc))
+            self._connection.probe(_PROBE_AFTER_S)
 
 
 def _is_newer(old: Object, found: Object) -> bool:

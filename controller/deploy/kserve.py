@@ -56,6 +56,7 @@ class InferenceServices(ObjectRouter):
     namespaces  where the InferenceServices are; an empty sequence: everywhere
     changed     called with a model's name when something of it changed, from any thread
     clock       monotonic seconds
+    fence       raises `Deposed` when another controller leads
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class InferenceServices(ObjectRouter):
         namespaces: Sequence[str],
         changed: Callable[[str], None],
         clock: Callable[[], float],
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
         kept = Kept(
             connection,
@@ -72,6 +74,7 @@ class InferenceServices(ObjectRouter):
             namespaces=namespaces,
             clock=clock,
             changed=self._noticed,
+            fence=fence,
         )
         super().__init__(kept, clock)
         self._told = changed

@@ -46,7 +46,7 @@ from controller.deploy.held import (
 from controller.deploy.manifests import LAST_APPLIED, source
 from controller.deploy.objects import Change, Object, Resource
 from controller.deploy.status import VALID, Validity
-from controller.deploy.watching import Feed, Watcher
+from controller.deploy.watching import Feed, Watchers
 from controller.errors import PolicyError
 
 POLICIES: Final = Resource(API_VERSION, PLURAL, KIND)
@@ -105,35 +105,26 @@ class ClusterPolicies:
         self._lock = threading.RLock()
         self._objects: dict[Key, Held] = {}
         self._owners: dict[Claim, Key] = {}
-        self._watchers = [
-            Watcher(connection, Feed(POLICIES, namespace), self, clock)
-            for namespace in (namespaces or (None,))
-        ]
+        feeds = [Feed(POLICIES, namespace) for namespace in (namespaces or (None,))]
+        self._watchers = Watchers(connection, feeds, self, clock)
 
     def start(self) -> None:
         """Begin to watch."""
-        for watcher in self._watchers:
-            watcher.start()
+        self._watchers.start()
 
     def stop(self) -> None:
         """End, and wait for the threads."""
-        for watcher in self._watchers:
-            watcher.stop()
-        for watcher in self._watchers:
-            watcher.join()
+        self._watchers.stop()
 
     @property
     def is_known(self) -> bool:
         """Whether all objects have been listed since the start."""
-        return all(watcher.has_listed for watcher in self._watchers)
+        return self._watchers.is_known
 
     @property
     def trouble(self) -> str | None:
         """Why policies cannot be watched now."""
-        for watcher in self._watchers:
-            if watcher.trouble is not None:
-                return f"{watcher.feed} cannot be watched: {watcher.trouble}"
-        return None
+        return self._watchers.trouble
 
     @property
     def faults(self) -> dict[str, str]:

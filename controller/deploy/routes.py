@@ -100,7 +100,7 @@ def patch(found: Object, want: Wanted) -> Patch | None:
         return None
     sentence = weights_sentence(want.split.weights)
     is_forced = takes(found, RULES, f"{want.model}: {sentence}", _REMEDY)
-    body = head(found, strict=is_forced)
+    body = head(found)
     body["metadata"]["annotations"] = {FIELDS: dotted(RULES)}
     body["spec"] = {"rules": rules}
     return Patch(body, is_forced)

@@ -13,7 +13,7 @@ at once never was lost.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,9 +99,8 @@ class Watcher:
         try:
             self._watch()
         finally:
-            if (
-                not self._stopping.is_set()
-            ):  # a bug: what is known gets old, and nobody may rely on it
+            if not self._stopping.is_set():
+                # A bug. What is known gets old, and nobody may rely on it.
                 self._say("nobody watches any more, see the log")
                 self._lose()
 
@@ -157,3 +156,47 @@ class Watcher:
     def _opened(self) -> None:
         self.lost_at = None
         self.trouble = None
+
+
+class Watchers:
+    """The watchers of several feeds, which begin and end together."""
+
+    def __init__(
+        self, connection: Connection, feeds: Iterable[Feed], sink: Sink, clock: Callable[[], float]
+    ) -> None:
+        self._clock = clock
+        self._every = [Watcher(connection, feed, sink, clock) for feed in feeds]
+
+    def start(self) -> None:
+        """Begin to watch."""
+        for watcher in self._every:
+            watcher.start()
+
+    def stop(self) -> None:
+        """End, and wait for the threads."""
+        for watcher in self._every:
+            watcher.stop()
+        for watcher in self._every:
+            watcher.join()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether everything has been looked at since the start."""
+        return all(watcher.has_listed for watcher in self._every)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why one of them cannot watch."""
+        found = ((each.feed, each.trouble) for each in self._every)
+        return next((f"{feed} cannot be watched: {why}" for feed, why in found if why), None)
+
+    @property
+    def lists(self) -> int:
+        """How often everything was listed."""
+        return sum(watcher.lists for watcher in self._every)
+
+    def is_lost(self, patience_s: float) -> bool:
+        """Whether one of them has not been listening for so long."""
+        now = self._clock()
+        lost = (watcher.lost_at for watcher in self._every)
+        return any(at is not None and now - at >= patience_s for at in lost)

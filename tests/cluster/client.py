@@ -28,6 +28,7 @@ _API = {
     "/apis/coordination.k8s.io/v1": "leases",
     "/apis/discovery.k8s.io/v1": "endpointslices",
     "/apis/gateway.networking.k8s.io/v1": "gatewayclasses gateways grpcroutes httproutes",
+    "/apis/policy/v1": "poddisruptionbudgets",
     "/apis/rbac.authorization.k8s.io/v1": "clusterrolebindings clusterroles rolebindings roles",
     "/apis/serving.kserve.io/v1beta1": "inferenceservices",
 }

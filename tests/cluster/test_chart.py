@@ -335,6 +335,34 @@ def test_only_routers_reach_xds(cluster: ControlPlane, namespace: str) -> None:
     assert closed["spec"]["ingress"] == []
 
 
+@pytest.mark.parametrize("component", ["controller", "router"])
+def test_pods_that_are_not_ready_do_not_keep_a_node_from_being_drained(
+    cluster: ControlPlane, namespace: str, component: str
+) -> None:
+    """As two routers do that wait for their first split."""
+    (budget,) = of_kind(rendered(cluster, namespace), "PodDisruptionBudget", component)
+    admin, selector = cluster.admin, budget["spec"]["selector"]
+    budgets, pods = path("poddisruptionbudgets", namespace), path("pods", namespace)
+    admin.create(budgets, budget)
+    never_ready = {"test.understudy.dev/readiness": "manual"}
+    template = {
+        "metadata": {"labels": selector["matchLabels"], "annotations": never_ready},
+        "spec": {"containers": [{"name": "envoy", "image": "envoy"}]},
+    }
+    two = {"replicas": 2, "selector": selector, "template": template}
+    admin.create(path("deployments", namespace), {"metadata": {"name": "waits"}, "spec": two})
+    until("both run", lambda: len(running(admin.items(pods))) == 2)
+    where = f"{budgets}/{budget['metadata']['name']}"
+    until("they are counted", lambda: admin.get(where)["status"].get("expectedPods") == 2)
+    assert admin.get(where)["status"]["disruptionsAllowed"] == 0
+    name = admin.items(pods)[0]["metadata"]["name"]
+    admin.create(f"{pods}/{name}/eviction", {"metadata": {"name": name}})
+
+
+def running(pods: list[Document]) -> list[Document]:
+    return [each for each in pods if each["status"].get("phase") == "Running"]
+
+
 def test_urls_are_secrets_and_never_arguments(cluster: ControlPlane, namespace: str) -> None:
     documents = rendered(cluster, namespace, MATRIX["two controllers"])
     (secret,) = of_kind(documents, "Secret")

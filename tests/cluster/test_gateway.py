@@ -7,6 +7,7 @@ proxies make of weights is theirs to test.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from controller.core.policy import Policy
 from controller.deploy.client import Connection
 from controller.deploy.gateway import GatewayRouter
 from controller.deploy.words import service_name
+from controller.errors import Deposed
 from controller.router.snapshot import RoutedModel
 from tests.cluster.client import Document, path
 from tests.cluster.control_plane import ControlPlane
@@ -333,6 +335,66 @@ def test_route_that_is_deleted_is_named_and_taken_over_when_it_is_back(world: Wo
     until("it carries the split", lambda: world.weights() == {V1: 9_500, V2: 500})
     world.says()
     assert world.confirmed(WAIT_S) == {"digits": 1}
+
+
+def test_leader_that_slept_before_it_wrote_does_not_undo_what_the_next_one_wrote(
+    world: World, cluster: ControlPlane, tmp_path: Path
+) -> None:
+    world.create()
+    is_deposed = False
+
+    def fence() -> None:
+        if is_deposed:
+            raise Deposed("another leads")
+
+    def slept(*args: Any, **options: Any) -> Document:
+        nonlocal is_deposed
+        line.apply = apply  # type: ignore[method-assign]
+        asyncio.run(world.another().publish([world.model(4, {"v1": 10_000})]))
+        is_deposed = True
+        return apply(*args, **options)
+
+    line = connect(cluster, tmp_path)
+    apply = line.apply
+    world.router = GatewayRouter(
+        line, namespaces=[world.namespace], clock=time.monotonic, fence=fence
+    )
+    world.routers.append(world.router)
+    world.publish(2, {"v1": 9_500, "v2": 500})
+    line.apply = slept  # type: ignore[method-assign]
+    world.publish(3, {"v1": 5_000, "v2": 5_000})
+    assert world.weights() == {V1: 10_000}
+    assert "another leads" in str(world.router.troubles["digits"])
+    world.router.stop()
+    line.close()
+
+
+def test_split_that_comes_late_does_not_take_the_place_of_the_next_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The route is made anew while a split is published, and its watch is slow."""
+    world.create()
+    world.publish(2, {"v1": 9_500, "v2": 500})
+    router, carry = world.router, world.router.carry
+    is_late, goes_on = threading.Event(), threading.Event()
+
+    def slow(model: RoutedModel) -> None:
+        if model.split.epoch == 2:
+            is_late.set()
+            assert goes_on.wait(30)
+        carry(model)
+
+    monkeypatch.setattr(router, "carry", slow)
+    world.cluster.admin.delete(world.where)
+    world.create()
+    assert is_late.wait(30)
+    world.publish(3, {"v1": 9_000, "v2": 1_000})
+    goes_on.set()
+    until("the last one stands", lambda: world.weights() == {V1: 9_000, V2: 1_000})
+    time.sleep(0.5)
+    assert world.weights() == {V1: 9_000, V2: 1_000}
+    world.says()
+    assert world.confirmed(WAIT_S) == {"digits": 3}
 
 
 def test_api_server_that_is_away_is_waited_for(world: World, cluster: ControlPlane) -> None:

@@ -306,5 +306,5 @@ def test_wrong_options_are_refused_with_a_sentence() -> None:
     for options in (["--to", "nowhere"], ["--to", "http://x", "--drain-router"], []):
         assert run("ship", *options).code == 2
     made = run("router-bootstrap", "--xds", "controller")
-    assert made.code == 1
+    assert made.code == 2
     assert "expected HOST:PORT" in made.err

@@ -65,13 +65,13 @@ def with_uri(
     made = Staged(*latest, *before, after=now.created)
     wants = f"{latest[0]} at {latest[1]}"
     forced = [takes(found, field, wants, _REMEDY) for field in _FIELDS]
-    return Patch(_body(found, made, 0, strict=True, noted=_FIELDS), any(forced))
+    return Patch(_body(found, made, 0, noted=_FIELDS), any(forced))
 
 
 def with_percent(found: Object, staged: Staged, percent: int | None, wants: str) -> Patch:
     """What writes P, or removes it. `wants` says what for, should somebody else have written it."""
     is_forced = takes(found, PERCENT, wants, _REMEDY)
-    return Patch(_body(found, staged, percent, strict=is_forced), is_forced)
+    return Patch(_body(found, staged, percent), is_forced)
 
 
 def _body(
@@ -79,7 +79,6 @@ def _body(
     staged: Staged,
     percent: int | None,
     *,
-    strict: bool,
     noted: Sequence[Field] = (),
 ) -> Object:
     """All that we own of an InferenceService: what is left out of an apply is removed."""
@@ -87,7 +86,7 @@ def _body(
     notes = {STAGED: msgspec.json.encode(staged).decode()}
     if noted:
         notes[FIELDS] = ",".join(sorted(dotted(field) for field in noted))
-    body = head(found, strict=strict)
+    body = head(found)
     body["metadata"]["annotations"] = notes
     predictor: Object = {"model": {"storageUri": staged.uri}}
     if percent is not None:
