@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 @pytest.fixture
 def namespace(cluster: ControlPlane) -> Iterator[str]:
     """A fresh namespace in which pods can be made; it is deleted in the background."""
+    with _namespace(cluster) as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def untouched(cluster: ControlPlane) -> Iterator[str]:
+    """One for all tests of a module that write nothing into it.
+
+    To delete a namespace the cluster asks for every kind of object that could be in it.
+    """
+    with _namespace(cluster) as name:
+        yield name
+
+
+@contextmanager
+def _namespace(cluster: ControlPlane) -> Iterator[str]:
     name = f"t{next(_numbers)}"
     cluster.admin.create(path("namespaces"), {"metadata": {"name": name}})
     account = path("serviceaccounts", name, "default")

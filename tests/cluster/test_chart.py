@@ -148,19 +148,19 @@ def pods_of(documents: list[Document]) -> dict[str, Document]:
 
 @pytest.mark.parametrize("case", MATRIX)
 def test_helm_finds_nothing_to_complain_of(
-    cluster: ControlPlane, namespace: str, case: str, tmp_path: Path
+    cluster: ControlPlane, untouched: str, case: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "values.yaml"
-    file.write_text(yaml.safe_dump(values_of(case, namespace)))
+    file.write_text(yaml.safe_dump(values_of(case, untouched)))
     said = cluster.helm("lint", "--strict", CHART, "--values", file)
     assert "0 chart(s) failed" in said
 
 
 @pytest.mark.parametrize("case", MATRIX)
 def test_every_object_is_accepted_by_the_api_server(
-    cluster: ControlPlane, namespace: str, case: str
+    cluster: ControlPlane, untouched: str, case: str
 ) -> None:
-    documents = rendered(cluster, namespace, values_of(case, namespace))
+    documents = rendered(cluster, untouched, values_of(case, untouched))
     said = cluster.kubectl(
         "apply",
         "--server-side",
@@ -199,17 +199,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_values_that_cannot_work_are_refused(
-    cluster: ControlPlane, namespace: str, case: str
+    cluster: ControlPlane, untouched: str, case: str
 ) -> None:
     values, where = REFUSED[case]
-    assert where in refused(cluster, namespace, values)
+    assert where in refused(cluster, untouched, values)
 
 
 def test_two_controllers_on_sqlite_are_refused_without_the_schema_too(
-    cluster: ControlPlane, namespace: str
+    cluster: ControlPlane, untouched: str
 ) -> None:
     given = {"controller": {"replicas": 2}}
-    why = refused(cluster, namespace, given, "--skip-schema-validation")
+    why = refused(cluster, untouched, given, "--skip-schema-validation")
     assert "two controllers cannot share SQLite" in why
 
 
@@ -258,24 +258,24 @@ def test_uninstalling_keeps_policies_and_installing_again_takes_them_over(
 
 
 def test_rights_are_those_of_the_watched_namespaces_and_no_others(
-    cluster: ControlPlane, namespace: str
+    cluster: ControlPlane, untouched: str
 ) -> None:
-    own = rendered(cluster, namespace)
+    own = rendered(cluster, untouched)
     assert not of_kind(own, "ClusterRole")
-    assert {each["metadata"]["namespace"] for each in of_kind(own, "Role")} == {namespace}
-    some = rendered(cluster, namespace, {"watchNamespaces": ["a", "b"]})
+    assert {each["metadata"]["namespace"] for each in of_kind(own, "Role")} == {untouched}
+    some = rendered(cluster, untouched, {"watchNamespaces": ["a", "b"]})
     found = {each["metadata"]["namespace"] for each in of_kind(some, "Role", "-controller")}
     assert found == {"a", "b"}
-    every = rendered(cluster, namespace, {"watchNamespaces": ["*"]})
+    every = rendered(cluster, untouched, {"watchNamespaces": ["*"]})
     assert not of_kind(every, "Role", "-controller")
     (binding,) = of_kind(every, "ClusterRoleBinding")
-    assert binding["subjects"][0]["namespace"] == namespace
+    assert binding["subjects"][0]["namespace"] == untouched
     for documents in (own, some, every):
         roles = of_kind(documents, "Role") + of_kind(documents, "ClusterRole")
         rules = [rule for role in roles for rule in role["rules"]]
         words = {word for rule in rules for word in rule["verbs"] + rule["resources"]}
         assert not words & {"*", "delete", "secrets", "pods", "httproutes", "inferenceservices"}
-    wide = rendered(cluster, namespace, {"targets": {"gateway": True, "kserve": True}})
+    wide = rendered(cluster, untouched, {"targets": {"gateway": True, "kserve": True}})
     (role,) = of_kind(wide, "Role", "-controller")
     assert {"httproutes", "inferenceservices"} <= {r["resources"][0] for r in role["rules"]}
 
@@ -301,13 +301,13 @@ def test_the_controllers_account_can_do_what_the_chart_says_and_nothing_else(
 
 
 def test_monitors_are_made_only_where_the_cluster_has_them(
-    cluster: ControlPlane, namespace: str
+    cluster: ControlPlane, untouched: str
 ) -> None:
     """Their own definitions are not installed here: the fields were compared by hand."""
     wanted = {"serviceMonitor": {"enabled": True, "labels": {"prometheus": "main"}}}
-    assert not of_kind(rendered(cluster, namespace, wanted), "ServiceMonitor")
+    assert not of_kind(rendered(cluster, untouched, wanted), "ServiceMonitor")
     given = ("--api-versions", "monitoring.coreos.com/v1")
-    documents = rendered(cluster, namespace, wanted, *given)
+    documents = rendered(cluster, untouched, wanted, *given)
     (service,) = of_kind(documents, "ServiceMonitor")
     (pods,) = of_kind(documents, "PodMonitor")
     assert service["metadata"]["labels"]["prometheus"] == "main"
@@ -321,8 +321,8 @@ def test_monitors_are_made_only_where_the_cluster_has_them(
     assert {each["port"] for each in service["spec"]["endpoints"]} < ports
 
 
-def test_only_routers_reach_xds(cluster: ControlPlane, namespace: str) -> None:
-    documents = rendered(cluster, namespace, MATRIX["doors"])
+def test_only_routers_reach_xds(cluster: ControlPlane, untouched: str) -> None:
+    documents = rendered(cluster, untouched, MATRIX["doors"])
     (policy,) = of_kind(documents, "NetworkPolicy", "-controller")
     doors = [r for r in policy["spec"]["ingress"] if {"port": "xds"} in r["ports"]]
     (peer,) = doors[0]["from"]
@@ -330,7 +330,7 @@ def test_only_routers_reach_xds(cluster: ControlPlane, namespace: str) -> None:
     selected = router["spec"]["selector"]["matchLabels"]
     assert peer == {"podSelector": {"matchLabels": selected}}
     (closed,) = of_kind(
-        rendered(cluster, namespace, MATRIX["a closed controller"]), "NetworkPolicy"
+        rendered(cluster, untouched, MATRIX["a closed controller"]), "NetworkPolicy"
     )
     assert closed["spec"]["ingress"] == []
 
@@ -363,14 +363,14 @@ def running(pods: list[Document]) -> list[Document]:
     return [each for each in pods if each["status"].get("phase") == "Running"]
 
 
-def test_urls_are_secrets_and_never_arguments(cluster: ControlPlane, namespace: str) -> None:
-    documents = rendered(cluster, namespace, MATRIX["two controllers"])
+def test_urls_are_secrets_and_never_arguments(cluster: ControlPlane, untouched: str) -> None:
+    documents = rendered(cluster, untouched, MATRIX["two controllers"])
     (secret,) = of_kind(documents, "Secret")
     assert secret["stringData"] == {k: v["url"] for k, v in SERVERS.items()}
     rest = [each for each in documents if each["kind"] != "Secret"]
     assert "u:p@db" not in yaml.safe_dump_all(rest)
     (named,) = of_kind(
-        rendered(cluster, namespace, MATRIX["two controllers, URLs in Secrets"]),
+        rendered(cluster, untouched, MATRIX["two controllers, URLs in Secrets"]),
         "Deployment",
         "-controller",
     )
@@ -380,8 +380,8 @@ def test_urls_are_secrets_and_never_arguments(cluster: ControlPlane, namespace: 
     assert keys["UNDERSTUDY_STREAM"] == {"name": "queue", "key": "url"}
 
 
-def test_addresses_of_topics_are_secrets_too(cluster: ControlPlane, namespace: str) -> None:
-    documents = rendered(cluster, namespace, MATRIX["topics of others"])
+def test_addresses_of_topics_are_secrets_too(cluster: ControlPlane, untouched: str) -> None:
+    documents = rendered(cluster, untouched, MATRIX["topics of others"])
     (secret,) = of_kind(documents, "Secret")
     assert secret["stringData"] == {"kafka": SOURCES["kafka"]["url"]}
     assert "s3cret" not in yaml.safe_dump_all(d for d in documents if d["kind"] != "Secret")
@@ -394,11 +394,11 @@ def test_addresses_of_topics_are_secrets_too(cluster: ControlPlane, namespace: s
 
 
 def test_options_and_variables_of_the_containers_exist(
-    cluster: ControlPlane, namespace: str
+    cluster: ControlPlane, untouched: str
 ) -> None:
     """The command line knows every option and every variable that the chart gives."""
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    documents = rendered(cluster, namespace, {**MATRIX["two controllers"], "sources": SOURCES})
+    documents = rendered(cluster, untouched, {**MATRIX["two controllers"], "sources": SOURCES})
     for spec in pods_of(documents).values():
         for container in spec["containers"]:
             if container["name"] == "envoy":
@@ -412,29 +412,29 @@ def test_options_and_variables_of_the_containers_exist(
 
 
 def test_controller_forgets_routers_when_it_is_told_to(
-    cluster: ControlPlane, namespace: str
+    cluster: ControlPlane, untouched: str
 ) -> None:
     for given, expected in (({}, FORGET_ROUTERS), ({"forgetRouters": "90s"}, "90s")):
-        documents = rendered(cluster, namespace, {"controller": given})
+        documents = rendered(cluster, untouched, {"controller": given})
         [container] = pods_of(documents)["controller"]["containers"]
         assert f"--forget-routers={expected}" in container["args"]
 
 
 def test_controller_watches_the_namespaces_that_it_has_rights_in(
-    cluster: ControlPlane, namespace: str
+    cluster: ControlPlane, untouched: str
 ) -> None:
-    cases: dict[tuple[str, ...], str] = {(): namespace, ("a", "b"): "a,b", ("*",): "*"}
+    cases: dict[tuple[str, ...], str] = {(): untouched, ("a", "b"): "a,b", ("*",): "*"}
     for given, expected in cases.items():
-        documents = rendered(cluster, namespace, {"watchNamespaces": list(given)})
+        documents = rendered(cluster, untouched, {"watchNamespaces": list(given)})
         [container] = pods_of(documents)["controller"]["containers"]
         [watched] = [e["value"] for e in container["env"] if e["name"] == "UNDERSTUDY_KUBERNETES"]
         assert watched == expected
 
 
 def test_envoy_takes_its_arguments_and_bootstrap(
-    cluster: ControlPlane, namespace: str, tmp_path: Path
+    cluster: ControlPlane, untouched: str, tmp_path: Path
 ) -> None:
-    documents = rendered(cluster, namespace)
+    documents = rendered(cluster, untouched)
     (config,) = of_kind(documents, "ConfigMap")
     file = tmp_path / "bootstrap.yaml"
     file.write_text(config["data"]["bootstrap.yaml"])
@@ -442,7 +442,7 @@ def test_envoy_takes_its_arguments_and_bootstrap(
     endpoint = found["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
     service = endpoint["address"]["socket_address"]["address"].split(".")
     (headless,) = of_kind(documents, "Service", "-xds")
-    assert service[:3] == [headless["metadata"]["name"], namespace, "svc"]
+    assert service[:3] == [headless["metadata"]["name"], untouched, "svc"]
     given = {"/etc/understudy/bootstrap.yaml": str(file), "$(POD_NAME)": "p"}
     arguments = pods_of(documents)["router"]["containers"][0]["args"]
     command = [binary(), *(given.get(each, each) for each in arguments), "--mode", "validate"]
