@@ -8,6 +8,19 @@ doctor      looks at all that `serve` needs
 printing    tables for people, JSON and YAML for programs
 """
 
-from controller.cli.app import main
+from __future__ import annotations
+
+from typing import Any
 
 __all__ = ["main"]
+
+INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command. Who interrupts while it is being loaded, for a second, sees no trace."""
+    try:
+        from controller.cli.app import main as run  # noqa: PLC0415 - it is what takes a second
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    return run(argv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from controller.bootstrap import read_policies
 from controller.errors import PolicyError
+from tests.processes import until
 
 ROOT = Path(__file__).parents[2]
 CANARY = (ROOT / "policies" / "canary.yaml").read_text()
@@ -93,6 +95,17 @@ def test_the_demo_says_that_its_folder_cannot_be_made(tmp_path: Path) -> None:
     found = run("demo", "--state", str(tmp_path / "file"))
     assert found.returncode == 1
     assert found.stderr.startswith("the demo failed: the folder cannot be made: ")
+
+
+def test_an_interrupt_while_the_command_is_loaded_leaves_no_trace(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "controller.cli", "serve", "--policies", str(tmp_path)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as child:
+        maps = Path(f"/proc/{child.pid}/maps")
+        until("it loads a library", lambda: "pydantic_core" in maps.read_text())
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=20)
+    assert "Traceback" not in said
+    assert child.returncode in {1, 130}  # 1: it was loaded, and found no policy
 
 
 def twins(folder: Path) -> tuple[Path, Path]:
