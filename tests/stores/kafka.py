@@ -22,7 +22,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from controller.errors import Permanent, Retryable
 from tests.cluster.certificates import Authority
 from tests.processes import Child, free_port, until
 
@@ -203,6 +204,19 @@ class Kafka:
             return bool(client.list_topics(timeout=1).brokers)
         except KafkaException:
             return False
+
+
+def refused(act: Callable[[], object]) -> Permanent:
+    """What is said to who is not let in; where the broker is late, as on a busy machine, again."""
+    for _ in range(10):
+        try:
+            act()
+        except Retryable:
+            continue
+        except Permanent as exc:
+            return exc
+        raise AssertionError("it was let in")
+    raise AssertionError("nobody answered")
 
 
 def home() -> Path:
