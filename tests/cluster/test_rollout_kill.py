@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from controller.ledger import open_ledger
+from controller.ledger import Ledger, open_ledger
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import TinyKubelet
 from tests.cluster.serving import LEASES, MODEL, SLOW, ClusterServe, Scene, Users, policy
@@ -47,7 +48,7 @@ def survived(scene: Scene, nth: int, operation: str, candidate: str, aside: str)
         assert serve.process is not None
         if serve.process.poll() is not None:
             return True
-        return scene.role(aside) in {"retired", "rejected"} and not pending(serve)
+        return scene.role(aside) in {"retired", "rejected"} and is_at_rest(serve)
 
     scene.until("it is killed or done", is_over, serve)
     if serve.process.poll() is None:
@@ -99,11 +100,20 @@ def check(scene: Scene, champion: str, aside: str, role: str) -> None:
 
 def pending(serve: ClusterServe) -> list[object]:
     """What was decided and is not done."""
-    ledger = open_ledger(f"sqlite:///{serve.state / 'ledger.db'}", clock=time.time)
-    try:
+    with closing(ledger_of(serve)) as ledger:
         return list(ledger.pending_effects(MODEL))
-    finally:
-        ledger.close()
+
+
+def is_at_rest(serve: ClusterServe) -> bool:
+    """Whether everything is done and nothing more is decided: no moment is left to be killed at."""
+    with closing(ledger_of(serve)) as ledger:
+        last = ledger.last_decision(MODEL)
+        is_last = last is not None and last.cause == "no_candidate"
+        return is_last and not ledger.pending_effects(MODEL)
+
+
+def ledger_of(serve: ClusterServe) -> Ledger:
+    return open_ledger(f"sqlite:///{serve.state / 'ledger.db'}", clock=time.time)
 
 
 def test_promotion_ends_well_wherever_the_leader_is_killed(scene: Scene) -> None:
