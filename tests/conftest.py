@@ -3,10 +3,9 @@
 `make test` runs three processes on two cores, for a test that starts services waits for them half
 of the time. Whatever starts services (Envoy, Chromium, `serve`) stays in one of them, one test
 after the other, so that no service is starved by a neighbour; those with a Kubernetes control plane
-stay in another, so that they share it. Those of the event log in Kafka are a group, so that they
-share a broker. They are soon done, and after them the same process kills a rollout's leader at
-every moment, on a control plane of its own: a third of the time of all tests that need one.
-Arithmetic fills the rest and gives way to services (it is `nice`, where we may take that back).
+stay in another, so that only one process starts one. Those of the event log in Kafka are a group,
+so that they share a broker. Arithmetic fills the rest and gives way to services (it is `nice`,
+where we may take that back).
 
 Services share two cores with everything else, and a test that waits for them sometimes meets one
 that is late. So each of their tests may fail once: it is shown as `R`, tried again, and told at
@@ -53,8 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("kafka"))
             item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=["KafkaException"]))
         if folder == "cluster":
-            is_long = item.path.name == "test_rollout_kill.py"
-            item.add_marker(pytest.mark.xdist_group("kills" if is_long else "cluster"))
+            item.add_marker(pytest.mark.xdist_group("cluster"))
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

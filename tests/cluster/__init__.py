@@ -1,8 +1,7 @@
 """A real Kubernetes control plane for tests: v1.36 with RBAC, TLS and an audit log, ready in 3 s.
 
 `make cluster` builds its programs once per machine (minutes); `make test` does so first. Tests of
-this folder are the xdist group `cluster`, one process, one control plane for all of them (but for
-test_rollout_kill.py, see tests/conftest.py):
+this folder are the xdist group `cluster`, one process, one control plane for all of them:
 
     def test_x(cluster: ControlPlane, namespace: str) -> None:         # fixtures of conftest.py
         name = models.deploy(cluster.admin, namespace, "digits", "v1", replicas=2, port=8080)
