@@ -21,6 +21,7 @@ Other folders start their own: `with ControlPlane(tmp_path) as cluster:` (or `st
     kubectl(*arguments, user=None, given="") -> str, helm(*arguments, user=None) -> str
     stop_api(), start_api()                             gone and back: same port, same data
     restart_controllers()                               as fresh, after the API server was away
+                                                        (`namespace` does it before a test)
     pause_api(), resume_api()                           hangs: connections stay open, no answer
     expire_watches()                                    older watches and pages get 410 Gone
     compact() -> int                                    etcd's history alone

@@ -50,6 +50,7 @@ def untouched(cluster: ControlPlane) -> Iterator[str]:
 
 @contextmanager
 def _namespace(cluster: ControlPlane) -> Iterator[str]:
+    cluster.wake_controllers()
     name = f"t{next(_numbers)}"
     cluster.admin.create(path("namespaces"), {"metadata": {"name": name}})
     account = path("serviceaccounts", name, "default")

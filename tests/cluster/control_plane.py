@@ -83,6 +83,7 @@ class ControlPlane:
             self._child("kube-scheduler", *self._scheduler_flags()),
             self._kwok(),
         ]
+        self._was_away = False
 
     # Life
 
@@ -129,6 +130,7 @@ class ControlPlane:
 
     def stop_api(self) -> None:
         """The API server is gone: connections are reset, new ones refused. The rest lives on."""
+        self._was_away = True
         self._api_server.stop()
 
     def start_api(self) -> None:
@@ -147,9 +149,16 @@ class ControlPlane:
         self._others[-1] = self._kwok()
         for child in self._others:
             child.start()
+        self._was_away = False
+
+    def wake_controllers(self) -> None:
+        """`restart_controllers`, if the API server was away since they were started."""
+        if self._was_away:
+            self.restart_controllers()
 
     def pause_api(self) -> None:
         """The API server hangs: connections stay open and nothing answers."""
+        self._was_away = True
         self._api_server.signal(signal.SIGSTOP)
 
     def resume_api(self) -> None:

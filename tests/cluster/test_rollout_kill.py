@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from controller.ledger import Ledger, open_ledger
+from controller.stream import open_stream
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet import TinyKubelet
 from tests.cluster.serving import LEASES, MODEL, SLOW, ClusterServe, Scene, Users, policy
@@ -56,7 +57,7 @@ def survived(scene: Scene, nth: int, operation: str, candidate: str, aside: str)
     # Nobody needs to wait for a Lease whose holder is known to be dead.
     scene.cluster.admin.delete(f"{LEASES.format(scene.namespace)}/understudy")
     start(scene, nth + 1)
-    if operation == "rollback" and serve.report()["phase"] == "ramping":
+    if ordered(serve) < nth:
         serve.order(operation)  # it was killed before the order was in the log
     return False
 
@@ -96,6 +97,13 @@ def check(scene: Scene, champion: str, aside: str, role: str) -> None:
     decided = sorted(each["reason"] for each in serve.decisions())
     assert set(notes) <= set(decided)
     assert len(notes) <= len(decided)
+
+
+def ordered(serve: ClusterServe) -> int:
+    """How many orders are in the log."""
+    with closing(open_stream(f"sqlite:///{serve.state / 'events.db'}")) as log:
+        lines = (line for block in log.read(MODEL, 0) for line in block.lines)
+        return sum(b'"type":"command"' in line for line in lines)
 
 
 def pending(serve: ClusterServe) -> list[object]:
