@@ -24,7 +24,8 @@ themselves.
 
 Exit codes: 0 fine; 1 the thing asked for is not so (`check` found faults, `status --wait` timed
 out, `ledger --verify` found a difference, the demo did not end as hoped, no controller answers);
-2 wrong usage, also of a value such as `--retain long`; 130 after Ctrl-C during `demo` or in the first second.
+2 wrong usage, also of a value such as `--retain long`; 130 after Ctrl-C during `demo`, or in
+the first second.
 
 `serve -o json` prints one line on standard output when everything answers, such as
 `{"ready":true,"api":"http://127.0.0.1:8800","router":"http://127.0.0.1:8080"}`; its log goes to
