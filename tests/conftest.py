@@ -8,8 +8,9 @@ so that they share a broker. Arithmetic fills the rest and gives way to services
 where we may take that back).
 
 Services share two cores with everything else, and a test that waits for them sometimes meets one
-that is late. So each of their tests may fail once: it is shown as `R`, tried again, and told at
-the end with its traceback; after five in a run (`pyproject.toml`) there are no more second tries.
+that is late. So each of their tests may fail once, and so may those that start a command or two: it
+is shown as `R`, tried again, and told at the end with its traceback; after five in a run
+(`pyproject.toml`) there are no more second tries.
 A test of the log in Kafka has one only where a broker did not answer (KafkaException): where it
 counted wrongly, it has none. Arithmetic has none.
 
@@ -39,6 +40,7 @@ sys.dont_write_bytecode = False
 _HERE = Path(__file__).parent
 _PATIENCE = 15
 _SERVICES = {"api", "chaos", "demo", "docs", "loop", "router", "service", "topics"}
+_PROCESSES = {"cli", "deploy", "ledger"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,6 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(_HERE).parts[0]
         if folder in _SERVICES:
             item.add_marker(pytest.mark.xdist_group("services"))
+        if folder in _SERVICES | _PROCESSES:
             item.add_marker(pytest.mark.flaky(reruns=1))
         if folder == "stream" and "kafka" in item.nodeid:
             item.add_marker(pytest.mark.xdist_group("kafka"))

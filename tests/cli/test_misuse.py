@@ -105,7 +105,8 @@ def test_an_interrupt_while_the_command_is_loaded_leaves_no_trace(tmp_path: Path
         child.send_signal(signal.SIGINT)
         _, said = child.communicate(timeout=20)
     assert "Traceback" not in said
-    assert child.returncode in {1, 130}  # 1: it was loaded, and found no policy
+    # It was loaded by then, and found no policy: 1, or ended by the signal as Python was leaving.
+    assert child.returncode in {130, 1, -signal.SIGINT}
 
 
 def twins(folder: Path) -> tuple[Path, Path]:

@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import yaml
 
 from controller.cli.rehearsed import number
 from tests.core.logs import CANARY
+from tests.processes import until
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "controller.cli")
@@ -124,9 +124,15 @@ def test_ctrl_c_ends_cleanly_and_shows_progress_until_then(file: Path, jobs: int
     shown += _rest(master)
     assert b"rehearsing" in shown
     assert b"Traceback" not in shown
-    time.sleep(0.2)
-    with pytest.raises(ProcessLookupError):
-        os.killpg(child.pid, 0)
+    until("nobody is left", lambda: _is_gone(child.pid))
+
+
+def _is_gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def _until(master: int, wanted: bytes) -> bytes:
