@@ -32,7 +32,6 @@ from tests.processes import Child
 
 _HERE = Path(__file__).parent
 _LOOK_EVERY_S = 0.1
-_PROBE_READY_EVERY_S = 0.3
 _SERVE_ON_S = 0.5
 _GRACE_S = 2.0
 
@@ -77,7 +76,6 @@ class _Server:
         self.restarts = 0
         self.told: bool | None = None
         """The readiness that the API server was told."""
-        self.probed_at = 0.0
         self.ends_at: float | None = None
 
     def is_ready(self) -> bool:
@@ -188,10 +186,7 @@ class TinyKubelet:
         if not server.child.is_running:
             server.restarts += 1
             server.child.start()
-        elif server.told and time.monotonic() < server.probed_at + _PROBE_READY_EVERY_S:
-            return
         is_ready = server.is_ready()
-        server.probed_at = time.monotonic()
         if is_ready != server.told:
             self._tell(pod, server, is_ready=is_ready)
 
