@@ -268,11 +268,12 @@ def test_flapping_readiness_moves_no_weight(scene: Scene) -> None:
             for status, ready in ((503, 1), (200, 2)):
                 tell(place, status)
                 scene.until("seen", lambda n=ready: scene.replicas("v2")[1] == n, serve)  # type: ignore[misc]
-        time.sleep(1)
+                time.sleep(0.7)
         assert serve.report()["epoch"] == epoch
         assert 0.3 < users.share("v2") < 0.7
-    # A server that answers 503 while it is still among the endpoints is its own fault.
-    assert len(users.lost) < 0.05 * len(users.answers)
+    # A server that answers 503 while it is still among the endpoints is its own fault; if it stayed
+    # among them, it would lose a quarter of the requests half of the time.
+    assert len(users.lost) < 0.08 * len(users.answers), (len(users.lost), len(users.answers))
 
 
 def tell(place: Place, status: int) -> None:
