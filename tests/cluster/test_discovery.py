@@ -345,19 +345,20 @@ def test_api_server_that_is_away_makes_all_unknown_until_it_is_back(scene: Scene
     assert scene.discovery.trouble is None
 
 
-def test_short_absence_is_no_news(scene: Scene) -> None:
-    deploy(scene, "v1")
-    scene.until_ready("v1", 1)
-    scene.tell()
-    scene.cluster.stop_api()
-    try:
-        time.sleep(2)
-    finally:
-        back(scene.cluster)
-    end = time.monotonic() + 3
-    while time.monotonic() < end:
-        assert scene.tell() == []
-        time.sleep(0.1)
+def test_short_absence_is_no_news(cluster: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    with discovering(cluster, namespace, tmp_path, patience_s=30) as scene:  # it starts for seconds
+        deploy(scene, "v1")
+        scene.until_ready("v1", 1)
+        scene.tell()
+        scene.cluster.stop_api()
+        try:
+            time.sleep(2)
+        finally:
+            back(scene.cluster)
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            assert scene.tell() == []
+            time.sleep(0.1)
 
 
 def test_api_server_that_hangs_makes_all_unknown(
